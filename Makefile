@@ -1,0 +1,48 @@
+# `make` alone lists the targets. Every target stops at the first failure.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+# An active virtual or conda environment is used as it is; otherwise .venv is made.
+ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
+BIN := $(ENV)/bin
+export PATH := $(BIN):$(PATH)
+READY := $(ENV)/.topgap-ready
+
+.PHONY: help setup reproduce test lab lint bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | column -t -s '|'
+
+setup: $(READY)  ## install the locked versions into the active environment, or into .venv
+
+$(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(READY)
+
+reproduce: setup  ## train, run every notebook, write figures/demo/ and print the scoreboard
+	topgap run --profile demo
+	topgap report --profile demo
+
+test: setup lint  ## run every test, and every notebook once in the smoke profile
+	python -m pytest -q
+
+lint: setup  ## check style of the package, the tests and the notebooks
+	ruff check
+	ruff format --check
+
+lab: setup  ## open JupyterLab on the notebooks
+	jupyter lab --notebook-dir notebooks
+
+bench: setup  ## print our speed beside that of peers
+	for file in benchmarks/*.py; do python $$file; done
+
+lock:  ## resolve requirements.in into requirements.lock again
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --override overrides.txt requirements.in --output-file requirements.lock
+
+clean:  ## delete trained networks, records and executed notebooks
+	rm -rf runs build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -1,0 +1,46 @@
+"""Top-GAP workbook: the package that the notebooks call.
+
+The public names below are imported on first use, so that ``topgap --help`` answers at once.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "topgap_nb.errors": ["UserError"],
+    "topgap_nb.data": ["DATASETS", "open_dataset"],
+    "topgap_nb.data.images": ["ImageSet", "as_float"],
+    "topgap_nb.data.pneumonia": ["shared_patients"],
+    "topgap_nb.method.pooling": ["TopKPool2d", "pixel_constraint", "top_k_pool"],
+    "topgap_nb.method.loss": ["LossTerms", "sparsity_loss", "top_gap_loss"],
+    "topgap_nb.method.model": ["StandardNet", "TopGapNet", "build_model", "explanation_map"],
+    "topgap_nb.measures.cam": ["grad_cam", "own_cam", "recipro_cam"],
+    "topgap_nb.measures.scores": [
+        "Estimate", "bootstrap", "cam_sparsity", "clean_accuracy", "correct", "group_accuracy",
+        "highlighted_area", "mask_iou", "predict", "proportion", "pxap", "shared_threshold",
+    ],
+    "topgap_nb.experiments.spec": ["RunSpec"],
+    "topgap_nb.experiments.training": [
+        "Trained", "fold_of", "history_table", "run_sets", "trained", "untrained",
+    ],
+    "topgap_nb.experiments.records": ["Record", "Verdict", "load_records"],
+    "topgap_nb.workbook.book": ["Book"],
+    "topgap_nb.workbook.tables": ["ARCHITECTURES", "paper_table", "shown"],
+    "topgap_nb.workbook.figures": [
+        "PALETTE", "draw_architecture", "map_grid", "show_image", "show_map", "show_outline",
+    ],
+    "topgap_nb.workbook.widgets": ["k_explorer"],
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'topgap_nb' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,109 @@
+"""Depthwise convolutions whose backward pass is fast on a CPU.
+
+On CPUs without AVX-512 the library's gradients of depthwise convolutions fall to slow kernels in
+two places: the weight gradient on small maps, and the input gradient at stride 2. Together they
+take more than a third of a training step of the EfficientNets. Written as sums over the kernel's
+offsets, one multiplication of shifted maps each, they take a fraction of it (benchmarks/model.py).
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Conv2dSame, pad_same
+from torch import Tensor, nn
+
+# On larger maps the library's own weight gradient is the faster one.
+MOST_POSITIONS = 49
+
+
+def _overlaps(kernel: int, stride: int, size: int, padding: int) -> Iterator[tuple]:
+    """Yield (offset, output slice, input slice) along one axis: where the kernel meets the map."""
+    outputs = (size + 2 * padding - kernel) // stride + 1
+    for offset in range(kernel):
+        shift = offset - padding
+        first = max(0, -(shift // stride))
+        last = min(outputs - 1, (size - 1 - shift) // stride)
+        if first <= last:
+            start = first * stride + shift
+            stop = last * stride + shift + 1
+            yield offset, slice(first, last + 1), slice(start, stop, stride)
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(images, weight, stride=stride, padding=padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        images, weight = ctx.saved_tensors
+        stride, padding = ctx.stride, ctx.padding
+        small = gradient.shape[-1] * gradient.shape[-2] <= MOST_POSITIONS
+        by_hand = (stride > 1 and ctx.needs_input_grad[0], small and ctx.needs_input_grad[1])
+        by_library = [n and not h for n, h in zip(ctx.needs_input_grad, by_hand, strict=False)]
+        to_images = to_weight = None
+        if any(by_library):
+            to_images, to_weight, _ = torch.ops.aten.convolution_backward(
+                gradient, images, weight, None, [stride] * 2, [padding] * 2, [1, 1], False,
+                [0, 0], len(weight), [*by_library, False],
+            )  # fmt: skip
+        x, g = images.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+        rows = list(_overlaps(weight.shape[-2], stride, images.shape[-2], padding))
+        columns = list(_overlaps(weight.shape[-1], stride, images.shape[-1], padding))
+        if by_hand[0]:
+            spread = torch.zeros_like(x)
+            for i, out_rows, in_rows in rows:
+                for j, out_columns, in_columns in columns:
+                    piece = g[:, out_rows, out_columns] * weight[:, 0, i, j]
+                    spread[:, in_rows, in_columns] += piece
+            to_images = spread.permute(0, 3, 1, 2)
+        if by_hand[1]:
+            to_weight = torch.zeros_like(weight)
+            for i, out_rows, in_rows in rows:
+                for j, out_columns, in_columns in columns:
+                    piece = g[:, out_rows, out_columns] * x[:, in_rows, in_columns]
+                    to_weight[:, 0, i, j] = piece.sum((0, 1, 2))
+        return to_images, to_weight, None, None
+
+
+class _DepthwiseConv2d(nn.Conv2d):
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_cuda or images.dtype != self.weight.dtype:
+            return super().forward(images)
+        return _DepthwiseConv.apply(images, self.weight, self.stride[0], self.padding[0])
+
+
+class _DepthwiseConv2dSame(Conv2dSame):
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_cuda or images.dtype != self.weight.dtype:
+            return super().forward(images)
+        padded = pad_same(images, self.kernel_size, self.stride, self.dilation)
+        return _DepthwiseConv.apply(padded, self.weight, self.stride[0], 0)
+
+
+def speed_up_depthwise(model: nn.Module) -> nn.Module:
+    """Give the model's depthwise convolutions the fast backward pass, in place.
+
+    Outputs are the same to the bit; gradients agree to rounding (tests/test_depthwise.py). Modules
+    keep their names and parameters. On a GPU, or in mixed precision, the library's path runs.
+    """
+    faster = {nn.Conv2d: _DepthwiseConv2d, Conv2dSame: _DepthwiseConv2dSame}
+    for module in model.modules():
+        if type(module) in faster and _plainly_depthwise(module):
+            module.__class__ = faster[type(module)]
+    return model
+
+
+def _plainly_depthwise(conv: nn.Conv2d) -> bool:
+    return (
+        conv.groups == conv.in_channels == conv.out_channels > 1
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and conv.dilation == (1, 1)
+        and conv.stride[0] == conv.stride[1]
+        and not isinstance(conv.padding, str)
+        and conv.padding[0] == conv.padding[1]
+    )

@@ -1,0 +1,131 @@
+"""What identifies a run: every choice that its weights depend on."""
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from topgap_nb.errors import UserError
+
+SPARSITY_ON = ("class_maps", "last_features", "all_features")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One training run. Frozen, hashable, and JSON both ways.
+
+    Attributes:
+        dataset: name for ``open_dataset``; ``options`` are its controls.
+        backbone: timm architecture.
+        head: ``standard`` (the timm network) or ``topgap`` (pyramid and class convolution).
+        k: pixel constraint, a count or a float share. 1.0 is GAP. The paper: a count.
+        sparsity_weight: lambda. The paper: 1 for most data sets.
+        sparsity_on: ``class_maps`` (the method), ``last_features`` or ``all_features`` (ablations).
+        sparsity_reduction: ``mean`` or ``sum``; the paper does not say which.
+        image_size: pixels per side.
+        epochs, batch_size: length of training. Not stated in the paper.
+        learning_rate: AdamW peak rate of the pretrained layers. Not stated in the paper.
+        head_rate: peak rate of the new layers: classifier, or pyramid and class convolution.
+        weight_decay: AdamW's, on all parameters.
+        augmentation: see ``data.augment``.
+        pretrained: start from ImageNet weights.
+        fold, folds: hold out fold ``fold`` of ``folds`` of the train split in place of ``select``.
+        train_images: use only so many training images, drawn at random once.
+        seed: of the initial weights, the order of images and the augmentation.
+    """
+
+    dataset: str
+    backbone: str = "tf_efficientnet_lite0"
+    head: str = "topgap"
+    k: int | float = 1.0
+    sparsity_weight: float = 0.0
+    sparsity_on: str = "class_maps"
+    sparsity_reduction: str = "mean"
+    image_size: int = 64
+    epochs: int = 4
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    head_rate: float = 3e-3
+    weight_decay: float = 0.05
+    augmentation: str = "flip_shift"
+    pretrained: bool = True
+    fold: int | None = None
+    folds: int = 5
+    train_images: int | None = None
+    seed: int = 0
+    options: Mapping = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Check what can be checked before anything is opened.
+
+        Raises:
+            UserError: a value is out of range.
+        """
+        for name in ("epochs", "batch_size", "image_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("learning_rate", "head_rate", "weight_decay", "sparsity_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} = {getattr(self, name)} must be 0 or a positive number")
+        if self.sparsity_on not in SPARSITY_ON:
+            raise UserError(f"sparsity_on {self.sparsity_on!r}: use {', '.join(SPARSITY_ON)}")
+        if self.sparsity_on != "class_maps" and self.head != "standard":
+            raise UserError(f"sparsity_on {self.sparsity_on!r} is an ablation of head 'standard'")
+        if self.fold is not None and not 0 <= self.fold < self.folds:
+            raise UserError(f"fold = {self.fold} must lie in 0..{self.folds - 1}")
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def but(self, **changes) -> "RunSpec":
+        """Return the same specification with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def title(self) -> str:
+        """A short name for progress bars and legends."""
+        if self.head == "standard" and not self.sparsity_weight:
+            method = "standard"
+        else:
+            method = f"{self.head} k={self.k} lambda={self.sparsity_weight:g}"
+        part = f" fold {self.fold}" if self.fold is not None else ""
+        return f"{self.dataset} {method}{part} seed {self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """A hash of every field, and of the code that turns them into weights."""
+        content = {**asdict(self), "options": dict(self.options), "code": code_digest()}
+        # An integer k is a count and a float a share; JSON keeps 1 and 1.0 apart.
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def code_digest() -> str:
+    """Return a hash of the modules that decide the weights, blind to comments and docstrings."""
+    root = Path(find_spec("topgap_nb").origin).parent
+    names = [
+        *sorted(root.glob("method/*.py")),
+        *(root / "data" / f"{name}.py" for name in ("images", "augment", "planted", "pneumonia")),
+        *(root / "experiments" / f"{name}.py" for name in ("training", "depthwise")),
+    ]
+    digest = hashlib.sha256()
+    for path in names:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and _is_docstring(body[0]):
+                body.pop(0)
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

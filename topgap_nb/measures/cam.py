@@ -1,0 +1,225 @@
+"""Class activation maps: the network's own, Grad-CAM, and Recipro-CAM in its named variants.
+
+All return (N, H, W) in [0, 1], upsampled first and min-max scaled second, and leave the network's
+mode and gradients as they were.
+"""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topgap_nb.errors import UserError
+from topgap_nb.measures.frozen import frozen
+from topgap_nb.method.model import MapClassifier, StandardNet, TopGapNet, explanation_map
+
+# The pyramid's sum, which the class convolution reads.
+PYRAMID_SUM = "head.dropout"
+GAUSSIAN = ((1, 2, 1), (2, 4, 2), (1, 2, 1))
+
+
+class DegenerateLayer(UserWarning):
+    """At this layer two methods are the same map by construction; a gap between them is noise."""
+
+
+def own_cam(model: MapClassifier, images: Tensor, class_idx: int | Tensor | None = None) -> Tensor:
+    """Return the network's own explanation maps, (N, H, W) in [0, 1].
+
+    Source: paper, section 3.1, mode "CAM"; for a standard network Definition 3.
+    """
+    with frozen(model):
+        return model.cam(images, class_idx)
+
+
+def grad_cam(
+    model: MapClassifier,
+    images: Tensor,
+    class_idx: int | Tensor | None = None,
+    layer: str | None = None,
+) -> Tensor:
+    """Return Grad-CAM maps, (N, H, W) in [0, 1].
+
+    ReLU(sum_d a_d X_d) with a_d the mean over positions of the gradient of the class logit with
+    respect to channel d of the feature maps X.
+
+    Args:
+        model: a network; any module that takes images and returns logits if ``layer`` is given.
+        images: (N, 3, H, W) in [0, 1].
+        class_idx: the class to explain: one for all, (N,) one each, or None for the predicted.
+        layer: name of the module whose output is X, as in ``model.named_modules()``. None is the
+            last feature map of the backbone. On a network that averages class maps this is the
+            network's own CAM up to ReLU and bias, and is computed so: one forward pass.
+
+    Source: paper, Definition 4.
+    """
+    if layer == PYRAMID_SUM and isinstance(model, TopGapNet):
+        _warn_degenerate("Grad-CAM", layer, "the network's own CAM up to ReLU, scale and bias")
+    with frozen(model):
+        if layer is None and _averages_maps(model):
+            with torch.no_grad():
+                maps = model.class_maps(images)
+                chosen = _chosen(maps.mean((2, 3)), class_idx)
+                evidence = _pick(maps, chosen) - model.net.get_classifier().bias[chosen, None, None]
+            return explanation_map(F.relu(evidence), images.shape[-2:])
+        activations, logits = _run_to(model, images, layer or _last_layer(model))
+        chosen = _chosen(logits, class_idx)
+        (gradient,) = torch.autograd.grad(_pick(logits, chosen).sum(), activations)
+        with torch.no_grad():
+            weights = gradient.mean((2, 3), keepdim=True)
+            maps = F.relu((weights * activations).sum(1))
+    return explanation_map(maps.detach(), images.shape[-2:])
+
+
+@torch.no_grad()
+def recipro_cam(
+    model: MapClassifier,
+    images: Tensor,
+    class_idx: int | Tensor | None = None,
+    layer: str | None = None,
+    mask: str = "plain",
+    score: str = "softmax",
+    chunk: int = 256,
+) -> Tensor:
+    """Return Recipro-CAM maps, (N, H, W) in [0, 1].
+
+    For each cell (i, j) of a feature map, everything but that cell is set to zero; the map's value
+    there is what the rest of the network then says of the class.
+
+    Args:
+        model, images, class_idx, layer: as in ``grad_cam``.
+        mask: ``plain`` keeps one cell; ``gaussian`` copies its vector over the 3x3 neighbourhood,
+            weighted 1-2-1 by 1-2-1 over 16 and clipped at the border.
+        score: ``softmax`` probability of the class (the authors' code) or its ``logit``.
+        chunk: how many masked feature maps go through the rest of the network at once.
+
+    Source: paper, Table 7, which does not say which variant it used; name yours beside the numbers.
+
+    Raises:
+        UserError: unknown ``mask`` or ``score``.
+    """
+    if mask not in ("plain", "gaussian") or score not in ("softmax", "logit"):
+        raise UserError(
+            f"recipro_cam has mask 'plain' or 'gaussian' and score 'softmax' or 'logit', "
+            f"not {mask!r} and {score!r}"
+        )
+    closed = layer is None and _averages_maps(model)
+    if score == "logit" and (closed or layer == PYRAMID_SUM):
+        _warn_degenerate(
+            "Recipro-CAM", layer or "the last feature map", "the network's own CAM up to a constant"
+        )
+    with frozen(model):
+        if closed:
+            logits, cells = _closed_cells(model, images, mask)
+        else:
+            logits, cells = _masked_cells(
+                model, images, layer or _last_layer(model), mask, score, chunk
+            )
+        if closed and score == "softmax":
+            cells = cells.softmax(1)
+    maps = _pick(cells, _chosen(logits, class_idx))
+    return explanation_map(maps, images.shape[-2:])
+
+
+def _closed_cells(model: StandardNet, images: Tensor, mask: str) -> tuple[Tensor, Tensor]:
+    """Return (logits, cell scores (N, C, h, w)) without a mosaic: averaging is linear."""
+    maps = model.class_maps(images)
+    bias = model.net.get_classifier().bias.view(1, -1, 1, 1)
+    positions = maps.shape[-2] * maps.shape[-1]
+    share = maps.new_ones(1, 1, *maps.shape[-2:])
+    if mask == "gaussian":
+        share = F.conv2d(share, _kernel(maps), padding=1)
+    return maps.mean((2, 3)), (maps - bias) * share / positions + bias
+
+
+def _masked_cells(model, images, layer, mask, score, chunk) -> tuple[Tensor, Tensor]:
+    """Return (logits, cell scores (N, C, h, w)) by running the rest of the network per cell."""
+    activations, logits = _run_to(model, images, layer)
+    count, _, height, width = activations.shape
+    cells = torch.eye(height * width, device=images.device).view(-1, 1, height, width)
+    if mask == "gaussian":
+        cells = F.conv2d(cells, _kernel(cells), padding=1)
+    scores = []
+    for index in range(count):
+        for part in range(0, len(cells), chunk):
+            # The kept vector is the cell's own, also where the Gaussian spreads it.
+            rows = activations[index].flatten(1).T[part : part + chunk, :, None, None]
+            mosaics = rows * cells[part : part + chunk]
+            out = _run_from(model, images[index : index + 1], layer, mosaics)
+            scores.append(out.softmax(1) if score == "softmax" else out)
+    return logits, torch.cat(scores).view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _kernel(like: Tensor) -> Tensor:
+    return like.new_tensor(GAUSSIAN)[None, None] / 16
+
+
+def _run_to(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
+    """Return (the output of ``layer``, logits), with a graph from the one to the other."""
+    kept = []
+
+    def keep(module, inputs, output):
+        kept.append(output.detach().requires_grad_())
+        return kept[-1]
+
+    with torch.enable_grad():
+        logits = _hooked(model, layer, keep, images)
+    return kept[-1], logits
+
+
+def _run_from(model: nn.Module, image: Tensor, layer: str, replacement: Tensor) -> Tensor:
+    """Return logits of the network with the output of ``layer`` replaced by several others."""
+    expanded = image.expand(len(replacement), -1, -1, -1)
+    return _hooked(model, layer, lambda module, inputs, output: replacement, expanded)
+
+
+def _hooked(model: nn.Module, layer: str, hook, images: Tensor) -> Tensor:
+    modules = dict(model.named_modules())
+    if layer not in modules:
+        near = ", ".join(name for name in modules if name.count(".") == 1) or ", ".join(modules)
+        raise UserError(f"the network has no layer {layer!r}; some that it has: {near}")
+    head = getattr(model, "head", None)
+    folded = layer == PYRAMID_SUM and head is not None
+    handle = modules[layer].register_forward_hook(hook)
+    try:
+        if folded:
+            # The folded head never forms the pyramid's sum.
+            return model.pool(head.unfolded(model.features(images)))
+        return model(images)
+    finally:
+        handle.remove()
+
+
+def _averages_maps(model: nn.Module) -> bool:
+    return isinstance(model, StandardNet) and model.pool is not None and model.pool.k == 1.0
+
+
+def _last_layer(model: MapClassifier) -> str:
+    """Return the name of the module that makes the backbone's last feature map."""
+    net, prefix = (model.net, "net.") if isinstance(model, StandardNet) else (model.backbone, "")
+    info = net.feature_info
+    if prefix:
+        return prefix + info[-1]["module"]
+    names = [name for name, _ in net.named_modules()]
+    module = info.module_name()[-1]
+    # timm's feature extractors flatten some networks: "layer4" stays, "stages.3" is "stages_3".
+    flat = module if module in names else module.replace(".", "_")
+    return f"backbone.{flat}"
+
+
+def _chosen(logits: Tensor, class_idx: int | Tensor | None) -> Tensor:
+    if class_idx is None:
+        return logits.argmax(1)
+    return torch.as_tensor(class_idx, device=logits.device).expand(len(logits))
+
+
+def _pick(values: Tensor, chosen: Tensor) -> Tensor:
+    return values[torch.arange(len(values), device=values.device), chosen]
+
+
+def _warn_degenerate(method: str, layer: str, same: str) -> None:
+    warnings.warn(
+        f"{method} at {layer} is {same}: compare at a backbone layer of the standard network",
+        DegenerateLayer,
+        stacklevel=3,
+    )

@@ -1,0 +1,256 @@
+"""Networks that classify through class maps: section 3.1 of the paper, and its baseline.
+
+Both networks take images in [0, 1], (N, 3, H, W), and share one face:
+``features`` -> ``class_maps`` -> ``pool`` -> logits, plus ``cam``.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topgap_nb.errors import UserError
+from topgap_nb.method.pooling import TopKPool2d
+from topgap_nb.method.weights import create_backbone
+
+PYRAMID_WIDTH = 256
+# Which of timm's feature maps feed the pyramid; every other backbone gives its last four.
+PYRAMID_MAPS = {"vgg11_bn": (2, 3, 4)}
+
+
+def explanation_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps upsampled to ``size``, then min-max scaled to [0, 1], each by itself.
+
+    Args:
+        maps: (N, h, w), one map per image.
+        size: (H, W) of the input image.
+
+    Returns:
+        (N, H, W); 1 is where the evidence is largest. A constant map, or one that is not finite,
+        says nothing about position and comes back as zeros.
+
+    Source: paper, section 3.1 (mode "CAM"): bilinear upsampling first, scaling second.
+    """
+    maps = F.interpolate(maps[:, None].float(), size, mode="bilinear")[:, 0]
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    scaled = (maps - low) / (high - low)
+    usable = torch.isfinite(scaled).all(dim=(1, 2), keepdim=True)
+    return torch.where(usable, scaled, 0.0)
+
+
+class MapClassifier(nn.Module):
+    """What standard and Top-GAP networks have in common: logits = pool(class_maps(images))."""
+
+    pool: nn.Module
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        # Attack budgets are stated in [0, 1] pixels, so normalisation belongs to the network.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the backbone's feature maps, (N, D, h, w) each, largest first."""
+        raise UserError(f"{type(self).__name__} does not say what its feature maps are")
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        """Return X^(n+1): one unnormalised map per class, (N, C, h, w), before pooling."""
+        raise UserError(f"{type(self).__name__} does not say what its class maps are")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, (N, C)."""
+        return self.pool(self.class_maps(images))
+
+    @torch.no_grad()
+    def cam(self, images: Tensor, class_idx: int | Tensor | None = None) -> Tensor:
+        """Return one explanation map per image, (N, H, W) in [0, 1].
+
+        Args:
+            images: (N, 3, H, W) in [0, 1].
+            class_idx: the class to explain: one for all, (N,) one each, or None for the predicted.
+
+        Source: paper, section 3.1: pooling off, the class map upsampled and min-max scaled.
+        """
+        maps = self.class_maps(images)
+        if class_idx is None:
+            class_idx = self.pool(maps).argmax(1)
+        class_idx = torch.as_tensor(class_idx, device=maps.device).expand(len(maps))
+        chosen = maps[torch.arange(len(maps), device=maps.device), class_idx]
+        return explanation_map(chosen, images.shape[-2:])
+
+
+class PyramidHead(nn.Module):
+    """The simplified feature pyramid: feature maps in, class maps out.
+
+    X = W * (sum_i up(K_i * f_i + b_i)) + b with 3x3 kernels K_i (D_i to 256 channels), bilinear
+    upsampling to the largest map, and a 1x1 class convolution W. Nothing in it is non-linear, so
+    each W K_i is one 3x3 convolution from D_i to C channels that may run before the upsampling:
+    the same maps at a fraction of the cost while C < 256. The parameters stay the paper's.
+
+    Source: paper, section 3.1 and Figure 2; the fold is ours.
+    """
+
+    def __init__(self, channels: list[int], num_classes: int, dropout: float = 0.0):
+        super().__init__()
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(c, PYRAMID_WIDTH, kernel_size=3, padding=1) for c in channels
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(PYRAMID_WIDTH, num_classes, kernel_size=1)
+        # An l1 term on random maps starves the head before it has learnt; empty maps cost nothing.
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    @property
+    def folds(self) -> bool:
+        """Whether the folded path computes the same thing for less."""
+        dropping = self.training and self.dropout.p > 0
+        return self.classifier.out_channels < PYRAMID_WIDTH and not dropping
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.folded(features) if self.folds else self.unfolded(features)
+
+    def unfolded(self, features: list[Tensor]) -> Tensor:
+        """Return the class maps as the paper draws them."""
+        size = features[0].shape[-2:]
+        total = sum(
+            _upsampled(conv(f), size) for conv, f in zip(self.laterals, features, strict=True)
+        )
+        return self.classifier(self.dropout(total))
+
+    def folded(self, features: list[Tensor]) -> Tensor:
+        """Return the same maps through the composed kernels W K_i."""
+        size = features[0].shape[-2:]
+        weight = self.classifier.weight.flatten(1)
+        bias = self.classifier.bias + weight @ sum(conv.bias for conv in self.laterals)
+        total = 0
+        for conv, feature in zip(self.laterals, features, strict=True):
+            kernel = (weight @ conv.weight.flatten(1)).view(-1, *conv.weight.shape[1:])
+            total = total + _upsampled(F.conv2d(feature, kernel, padding=1), size)
+        return total + bias.view(1, -1, 1, 1)
+
+
+def _upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear")
+
+
+class TopGapNet(MapClassifier):
+    """The paper's network: backbone, simplified pyramid, class maps, top-k pooling.
+
+    Args:
+        backbone: a timm architecture with ``features_only`` support.
+        num_classes: C.
+        k: pixel constraint of the pooling, a count or a float share of the map.
+        pretrained: ImageNet weights in the backbone (see ``weights.create_backbone``).
+        maps: how many of the backbone's last feature maps feed the pyramid, or timm's indices of
+            them; None takes the last four (VGG11-BN: the three of 256, 512 and 512 channels).
+        dropout: channel dropout before the class convolution, in [0, 1); optional in the paper.
+
+    Source: paper, section 3.1, Figure 2, Table 1. Ours: the class convolution starts at zero.
+
+    Example:
+        >>> net = TopGapNet("resnet18", num_classes=5, k=64)
+        >>> net(torch.rand(2, 3, 64, 64)).shape, net.class_maps(torch.rand(2, 3, 64, 64)).shape
+        (torch.Size([2, 5]), torch.Size([2, 5, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        num_classes: int,
+        k: int | float = 1.0,
+        pretrained: bool = False,
+        maps: int | tuple[int, ...] | None = None,
+        dropout: float = 0.0,
+    ):
+        net = create_backbone(
+            backbone, pretrained, features_only=True, out_indices=_map_indices(backbone, maps)
+        )
+        config = net.pretrained_cfg
+        super().__init__(config["mean"], config["std"])
+        self.backbone = net
+        self.head = PyramidHead(net.feature_info.channels(), num_classes, dropout)
+        self.pool = TopKPool2d(k)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return self.backbone(self.normalised(images))
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def _map_indices(backbone: str, maps: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    if maps is None:
+        maps = PYRAMID_MAPS.get(backbone, 4)
+    if isinstance(maps, int):
+        if maps < 1:
+            raise UserError(f"maps = {maps}: the pyramid needs at least one feature map")
+        return tuple(range(-maps, 0))
+    return tuple(maps)
+
+
+class StandardNet(MapClassifier):
+    """The timm network as it is, with the face of ``TopGapNet``.
+
+    Where the network ends in global average pooling and one linear layer, its class maps are that
+    layer applied at every position (Definition 3, CAM), and averaging them gives the logits. There
+    ``pool`` is ``TopKPool2d(1.0)`` and can be swapped. Other networks (VGG, ConvNeXt) have logits
+    and feature maps only: ``pool`` is None and ``class_maps`` raises.
+
+    Source: paper, Definitions 2 and 3.
+    """
+
+    def __init__(
+        self, backbone: str, num_classes: int, k: int | float = 1.0, pretrained: bool = False
+    ):
+        net = create_backbone(backbone, pretrained, num_classes=num_classes)
+        super().__init__(net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
+        self.net = net
+        pooling = getattr(net, "global_pool", None)
+        averaged = getattr(pooling, "pool_type", None) == "avg"
+        fully_convolutional = averaged and isinstance(net.get_classifier(), nn.Linear)
+        self.pool = TopKPool2d(k) if fully_convolutional else None
+        if self.pool is None and k != 1.0:
+            raise UserError(
+                f"{backbone} does not pool class maps: k = {k} needs TopGapNet, or a network that "
+                f"ends in average pooling and one linear layer"
+            )
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps, largest first; the last is the one the network pools, X^(n)."""
+        final, maps = self.net.forward_intermediates(self.normalised(images))
+        return [*maps[:-1], final]
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        if self.pool is None:
+            raise UserError(
+                f"{type(self.net).__name__} is not fully convolutional: it has no class maps of its "
+                f"own; explain it with grad_cam or recipro_cam"
+            )
+        return self.maps_of(self.net.forward_features(self.normalised(images)))
+
+    def maps_of(self, final: Tensor) -> Tensor:
+        """Return the class maps of X^(n): the linear layer at every position (Definition 3)."""
+        linear = self.net.get_classifier()
+        return F.conv2d(final, linear.weight[:, :, None, None], linear.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.pool is None:
+            return self.net(self.normalised(images))
+        return super().forward(images)
+
+
+def build_model(
+    head: str, backbone: str, num_classes: int, k: int | float = 1.0, pretrained: bool = False
+) -> MapClassifier:
+    """Return a network by the name of its head: ``"standard"`` or ``"topgap"``.
+
+    Raises:
+        UserError: the head is neither, or see ``create_backbone``.
+    """
+    heads = {"standard": StandardNet, "topgap": TopGapNet}
+    if head not in heads:
+        raise UserError(f"head {head!r} is unknown: use {' or '.join(heads)}")
+    return heads[head](backbone, num_classes=num_classes, k=k, pretrained=pretrained)

@@ -1,0 +1,1 @@
+"""The notebooks' stagehands: tables, figures, explorers, and the runner."""

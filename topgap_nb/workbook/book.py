@@ -1,0 +1,112 @@
+"""What a notebook writes into: its records, tables, figures and verdicts."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown, display
+
+from topgap_nb.experiments.checkpoints import ROOT, runs_root
+from topgap_nb.experiments.records import (
+    Record,
+    Verdict,
+    hardware,
+    save_records,
+    versions,
+)
+from topgap_nb.measures.scores import Estimate
+from topgap_nb.workbook.figures import save_figure, set_style
+from topgap_nb.workbook.tables import readable, result_table, save_table
+
+
+def outputs_folder(profile: str) -> Path:
+    """Return where a profile's tables and figures go; smoke numbers never reach ``figures/``."""
+    return runs_root() / "smoke" / "figures" if profile == "smoke" else ROOT / "figures" / profile
+
+
+class Book:
+    """The results of one notebook run.
+
+    Args:
+        notebook: its file name without the suffix.
+        profile: the profile it runs under; names the folders that results go to.
+    """
+
+    def __init__(self, notebook: str, profile: str):
+        self.notebook, self.profile = notebook, profile
+        self.folder = outputs_folder(profile)
+        self.entries: list[Record | Verdict] = []
+        set_style()
+
+    def record(
+        self,
+        table: str,
+        quantity: str,
+        value: Estimate | float,
+        n: int = 0,
+        seeds: int = 1,
+        paper: float | None = None,
+        **settings,
+    ) -> Record:
+        """Record one measured number. A plain number has no interval; give its ``n``."""
+        if not isinstance(value, Estimate):
+            value = Estimate(float(value), float(value), float(value), n)
+        entry = Record(
+            self.notebook, table, quantity, *value, seeds, self.profile, paper, settings,
+            hardware(), versions(),
+        )  # fmt: skip
+        self._add(entry)
+        return entry
+
+    def verdict(
+        self,
+        hypothesis: str,
+        rule: str,
+        effect: Estimate,
+        threshold: float = 0.0,
+        seeds: int = 1,
+        paper_effect: float | None = None,
+    ) -> Markdown:
+        """Record and show what became of a hypothesis."""
+        entry = Verdict(
+            self.notebook, hypothesis, rule, effect.value, effect.low, effect.high, threshold,
+            effect.n, seeds, self.profile, paper_effect, hardware(),
+        )  # fmt: skip
+        self._add(entry)
+        return Markdown(
+            f"**{entry.outcome.capitalize()}.** {hypothesis} Effect {effect.value:+.3f} "
+            f"[{effect.low:+.3f}, {effect.high:+.3f}] against a threshold of {threshold:+.3f}; "
+            f"n = {effect.n}, trainings = {seeds}."
+        )
+
+    def table(self, number: str, keep: bool = True) -> pd.DataFrame:
+        """Save the table of the paper's ``number`` from the records so far, and return its view."""
+        frame = result_table([e for e in self.entries if isinstance(e, Record)], number)
+        if keep:
+            save_table(frame, self.folder, f"table_{number}", self.provenance(number))
+        return readable(frame)
+
+    def figure(self, fig: plt.Figure, name: str, alt: str) -> None:
+        """Save a figure as PNG and PDF with its description, and show it once."""
+        save_figure(fig, self.folder / name, alt)
+        display(fig)
+        plt.close(fig)
+
+    def provenance(self, number: str) -> str:
+        """Say how the numbers of a table were made, in one line."""
+        rows = [e for e in self.entries if isinstance(e, Record) and e.table == number]
+        seeds = sorted({r.seeds for r in rows})
+        trainings = "/".join(map(str, seeds))
+        return (
+            f"Profile {self.profile}; trainings per number: {trainings}; "
+            f"intervals 95 %; hardware: {hardware()}."
+        )
+
+    def say(self, text: str) -> Markdown:
+        """Return prose whose numbers were filled in from records."""
+        return Markdown(text)
+
+    def _add(self, entry: Record | Verdict) -> None:
+        self.entries.append(entry)
+        # Written each time: an interrupted notebook leaves the records of what it finished.
+        save_records(self.entries, self.profile, self.notebook)

@@ -1,0 +1,273 @@
+"""The strict papermill runner: what a notebook was promised, it gets; what it promised, it gives.
+
+papermill only warns about a parameter that a notebook does not know, and has no idea of caching or
+promised outputs. Here a run fails on an unknown, unread or wrongly typed parameter and on a missing
+output, and a notebook is skipped when nothing it depends on has changed since it last succeeded.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from topgap_nb.errors import UserError
+from topgap_nb.experiments.checkpoints import ROOT, runs_root, write_atomic
+from topgap_nb.workbook.book import outputs_folder
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook raised, ran too long, or did not write what it promised."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a profile says: a time limit per cell and each notebook's parameters."""
+
+    name: str
+    cell_seconds: int
+    parameters: dict[str, dict]
+
+
+def load_profile(name: str) -> Profile:
+    """Read ``notebooks/profiles/<name>.yaml``.
+
+    Raises:
+        UserError: no such profile, not valid YAML, or an entry that names no notebook.
+    """
+    path = NOTEBOOKS / "profiles" / f"{name}.yaml"
+    known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    if not path.exists():
+        raise UserError(f"profile {name!r} is unknown: there are {', '.join(known)}")
+    try:
+        content = yaml.safe_load(path.read_text())
+        parameters = {key: value or {} for key, value in content["notebooks"].items()}
+        seconds = int(content["cell_seconds"])
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{path} needs `cell_seconds` and `notebooks` (name: parameters): {error!r}"
+        ) from error
+    unknown = set(parameters) - {path.stem for path in all_notebooks()}
+    if unknown:
+        raise UserError(f"{path} has parameters for {sorted(unknown)}, which are no notebooks")
+    return Profile(name, seconds, parameters)
+
+
+def all_notebooks() -> list[Path]:
+    """Return the numbered notebooks in reading order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def chosen_notebooks(only: tuple[str, ...]) -> list[Path]:
+    """Return the notebooks whose names start with one of ``only``; all when it is empty.
+
+    Raises:
+        UserError: a name fits no notebook.
+    """
+    names = all_notebooks()
+    for wanted in only:
+        if not any(path.stem.startswith(wanted) for path in names):
+            raise UserError(
+                f"no notebook starts with {wanted!r}: there are "
+                f"{', '.join(path.stem for path in names)}"
+            )
+    return [p for p in names if not only or any(p.stem.startswith(w) for w in only)]
+
+
+def declared_parameters(book: nbformat.NotebookNode) -> dict:
+    """Return the names and default values of the cell tagged ``parameters``.
+
+    Raises:
+        UserError: there is no such cell, or it holds anything but literals.
+    """
+    for cell in book.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            break
+    else:
+        raise UserError("the notebook has no cell tagged `parameters`")
+    found = {}
+    for node in ast.parse(cell.source).body:
+        try:
+            (target,) = node.targets
+            found[target.id] = ast.literal_eval(node.value)
+        except (AttributeError, ValueError) as error:
+            raise UserError(
+                f"line {node.lineno} of the parameters cell is not `NAME = literal`"
+            ) from error
+    return found
+
+
+def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> None:
+    """Refuse parameters that the notebook does not declare, does not read, or types otherwise.
+
+    Raises:
+        UserError: with the name, and what would be right.
+    """
+    declared = declared_parameters(book)
+    read = {
+        node.id
+        for cell in book.cells
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    for name, value in given.items():
+        if name not in declared:
+            raise UserError(
+                f"{where}: parameter {name!r} is unknown; it declares {', '.join(declared)}"
+            )
+        if not _same_type(value, declared[name]):
+            raise UserError(
+                f"{where}: {name} = {value!r} is {type(value).__name__}, its default "
+                f"{declared[name]!r} is {type(declared[name]).__name__}"
+            )
+    for name in declared:
+        if name not in read:
+            raise UserError(f"{where}: parameter {name} is declared and never read")
+
+
+def _same_type(value, default) -> bool:
+    if type(value) is not type(default):
+        return type(value) is int and type(default) is float
+    if isinstance(value, list) and value and default:
+        return all(_same_type(item, default[0]) for item in value)
+    return True
+
+
+def promised_outputs(book: nbformat.NotebookNode) -> list[str]:
+    """Return the file names in the ``Outputs`` row of the at-a-glance table."""
+    for cell in book.cells:
+        row = re.search(r"^\|\s*Outputs\s*\|(.*)\|\s*$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and row:
+            return re.findall(r"`([\w.]+\.(?:csv|png|html))`", row.group(1))
+    return []
+
+
+def run_book(
+    profile_name: str, only: tuple[str, ...] = (), force: bool = False, echo=print
+) -> None:
+    """Execute notebooks in order; stop at the first that fails.
+
+    Args:
+        profile_name: ``smoke``, ``demo`` or ``paper``.
+        only: beginnings of notebook names; empty runs all.
+        force: also run notebooks for which nothing changed.
+        echo: where the progress lines go.
+
+    Raises:
+        UserError: bad profile, notebook name or parameter; or the outputs cannot be written.
+        NotebookFailed: names the notebook, the cell, the error, and the executed copy.
+    """
+    profile = load_profile(profile_name)
+    books = [(path, nbformat.read(path, as_version=4)) for path in chosen_notebooks(only)]
+    for path, book in books:
+        check_parameters(book, profile.parameters.get(path.stem, {}), path.name)
+    _check_writable(outputs_folder(profile.name), runs_root() / profile.name)
+    start = time.perf_counter()
+    for number, (path, book) in enumerate(books, start=1):
+        label = f"[{number}/{len(books)}] {path.stem}"
+        stamp = runs_root() / profile.name / "stamps" / f"{path.stem}.json"
+        state = _state(path, book, profile)
+        if not force and _is_current(stamp, state, book, profile.name):
+            echo(f"{label:<40} unchanged, skipped")
+            continue
+        echo(f"{label:<40} running ...")
+        seconds = _execute(path, book, profile)
+        write_atomic(stamp, json.dumps({"state": state, "seconds": round(seconds, 1)}))
+        echo(f"{label:<40} done in {seconds / 60:.1f} min")
+    echo(f"{len(books)} notebooks in {(time.perf_counter() - start) / 60:.1f} min")
+
+
+def minutes(profile: str) -> dict[str, float]:
+    """Return how many minutes each notebook took when it last ran."""
+    stamps = sorted((runs_root() / profile / "stamps").glob("*.json"))
+    return {path.stem: json.loads(path.read_text())["seconds"] / 60 for path in stamps}
+
+
+def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float:
+    # papermill takes half a second to import; --help should not wait for it.
+    import papermill
+    from papermill.exceptions import PapermillException
+
+    executed = runs_root() / profile.name / "executed" / path.name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    given = {"PROFILE": profile.name, **profile.parameters.get(path.stem, {})}
+    start = time.perf_counter()
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        papermill.execute_notebook(
+            str(path), str(executed), parameters=given, cwd=str(NOTEBOOKS), kernel_name="python3",
+            progress_bar=False, execution_timeout=profile.cell_seconds, log_output=False,
+        )  # fmt: skip
+    except (PapermillException, TimeoutError, RuntimeError) as error:
+        cell = getattr(error, "exec_count", None)
+        what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+        raise NotebookFailed(
+            f"{path.name}, cell [{cell or '?'}]: {what.strip()}\n  executed copy: {executed}"
+        ) from error
+    missing = [
+        name
+        for name in promised_outputs(book)
+        if not _written_since(outputs_folder(profile.name) / name, start)
+    ]
+    if missing:
+        raise NotebookFailed(
+            f"{path.name} did not write what it promises: {', '.join(missing)} in "
+            f"{outputs_folder(profile.name)}\n  executed copy: {executed}"
+        )
+    return time.perf_counter() - start
+
+
+def _written_since(path: Path, start: float) -> bool:
+    age_limit = time.time() - (time.perf_counter() - start) - 1
+    return path.exists() and path.stat().st_mtime >= age_limit
+
+
+def _state(path: Path, book: nbformat.NotebookNode, profile: Profile) -> str:
+    """Hash everything a notebook's results depend on."""
+    digest = hashlib.sha256(package_digest().encode())
+    digest.update(json.dumps([cell.source for cell in book.cells]).encode())
+    digest.update(json.dumps(profile.parameters.get(path.stem, {}), sort_keys=True).encode())
+    if path.stem.startswith("90"):
+        for records in sorted((runs_root() / profile.name / "records").glob("*.jsonl")):
+            if records.stem != path.stem:
+                digest.update(records.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def package_digest() -> str:
+    """Hash the package, the paper's numbers and the locked versions."""
+    digest = hashlib.sha256()
+    files = [*(ROOT / "topgap_nb").rglob("*.py"), *(ROOT / "data" / "paper").glob("*.csv")]
+    for path in [*sorted(files), ROOT / "requirements.lock"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _is_current(stamp: Path, state: str, book: nbformat.NotebookNode, profile: str) -> bool:
+    if not stamp.exists() or json.loads(stamp.read_text())["state"] != state:
+        return False
+    return all((outputs_folder(profile) / name).exists() for name in promised_outputs(book))
+
+
+def _check_writable(*folders: Path) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".writable.{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write into {folder} ({error.strerror}): free it, or set TOPGAP_RUNS"
+            ) from error

@@ -1,0 +1,123 @@
+"""From records to tables in the paper's layout, beside the paper's numbers."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from topgap_nb.errors import UserError
+from topgap_nb.experiments.checkpoints import ROOT, write_atomic
+from topgap_nb.experiments.records import Record
+from topgap_nb.measures.scores import Estimate
+
+ARCHITECTURES = {
+    "convnext_tiny": "ConvNeXt-tiny",
+    "densenet121": "DenseNet-121",
+    "efficientnet_b0": "EfficientNet-B0",
+    "resnet18": "ResNet-18",
+    "tf_efficientnet_lite0": "EfficientNet-Lite0",
+    "vgg11_bn": "VGG11-BN",
+}
+# Columns that tell a table's rows apart, though they hold numbers.
+KEY_COLUMNS = {"sparsity_weight", "k"}
+
+
+def paper_table(number: str) -> pd.DataFrame:
+    """Return one of the paper's tables, cell for cell.
+
+    Args:
+        number: the paper's numbering, ``1`` to ``7`` and ``a1`` to ``a7``.
+    """
+    path = ROOT / "data" / "paper" / f"table_{number.lower()}.csv"
+    if not path.exists():
+        raise UserError(f"the paper has no table {number!r}: it has 1 to 7 and A1 to A7")
+    return pd.read_csv(path)
+
+
+def key_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns that say what a row is about."""
+    return [c for c in frame if not pd.api.types.is_numeric_dtype(frame[c]) or c in KEY_COLUMNS]
+
+
+def result_table(records: list[Record], number: str) -> pd.DataFrame:
+    """Return our rows and then the paper's, in the paper's columns.
+
+    Each quantity has ``_low`` and ``_high`` columns where it carries an interval; ``n`` and
+    ``seeds`` are the test images and trainings behind the row. ``source`` tells whose row it is.
+    """
+    mine = [r for r in records if r.table == number]
+    if not mine:
+        raise UserError(f"no record stands in table {number!r}")
+    paper_file = ROOT / "data" / "paper" / f"table_{number}.csv"
+    paper = paper_table(number) if paper_file.exists() else None
+    keys = key_columns(paper) if paper is not None else list(mine[0].settings)
+    quantities = list(dict.fromkeys(r.quantity for r in mine))
+    if paper is not None:
+        quantities = [c for c in paper if c not in keys] + [q for q in quantities if q not in paper]
+    rows: dict[tuple, dict] = {}
+    for record in mine:
+        settings = {key: record.settings.get(key) for key in keys}
+        row = rows.setdefault(tuple(settings.values()), {"source": "ours", **settings})
+        row[record.quantity] = record.value
+        if record.low != record.high:
+            row[f"{record.quantity}_low"] = record.low
+            row[f"{record.quantity}_high"] = record.high
+        row["n"], row["seeds"] = record.n, record.seeds
+    frame = pd.DataFrame(rows.values())
+    columns = ["source", *keys]
+    for quantity in quantities:
+        columns += [quantity, f"{quantity}_low", f"{quantity}_high"]
+    columns += ["n", "seeds"]
+    if paper is not None:
+        frame = pd.concat([frame, paper.assign(source="paper")], ignore_index=True)
+    return frame[[c for c in columns if c in frame]]
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as it is shown: intervals beside their numbers, blanks as a dash."""
+    shown = pd.DataFrame(index=frame.index)
+    for column in frame:
+        if column.endswith(("_low", "_high")):
+            continue
+        if f"{column}_low" in frame:
+            bounds = (frame[column], frame[f"{column}_low"], frame[f"{column}_high"])
+            shown[column] = [_interval(*cell) for cell in zip(*bounds, strict=True)]
+        else:
+            shown[column] = [_cell(column, value) for value in frame[column]]
+    return shown
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return _cell("", value) + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
+
+
+def _cell(column: str, value) -> str:
+    if pd.isna(value):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if column in ("n", "seeds", "images"):
+        return f"{value:.0f}"
+    return f"{value:.4g}" if column in KEY_COLUMNS else f"{value:.3f}"
+
+
+def shown(estimate: Estimate | Record) -> str:
+    """Return a number with its interval, as prose shows it.
+
+    Example:
+        >>> shown(Estimate(0.9512, 0.9321, 0.9654, 400))
+        '0.951 [0.932, 0.965]'
+    """
+    return _interval(estimate.value, estimate.low, estimate.high)
+
+
+def save_table(frame: pd.DataFrame, folder: Path, name: str, provenance: str) -> None:
+    """Write a table as CSV (numbers in full), Markdown and LaTeX (as shown)."""
+    view = readable(frame)
+    head = [c.replace("_", " ") for c in view]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in view.itertuples(index=False)]
+    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    write_atomic(folder / f"{name}.md", "\n".join([*lines, "", provenance, ""]))
+    escaped = view.set_axis(head, axis=1).replace({"–": "--"}, regex=True)
+    latex = escaped.to_latex(index=False, escape=True)
+    write_atomic(folder / f"{name}.tex", f"{latex}% {provenance}\n")
