@@ -13,18 +13,24 @@ _HOMES = {
     "topgap_nb.method.pooling": ["TopKPool2d", "pixel_constraint", "top_k_pool"],
     "topgap_nb.method.loss": ["LossTerms", "sparsity_loss", "top_gap_loss"],
     "topgap_nb.method.model": ["StandardNet", "TopGapNet", "build_model", "explanation_map"],
+    "topgap_nb.data.shifts": ["CORRUPTIONS", "corrupted", "replace_background"],
+    "topgap_nb.measures.attacks": ["attack", "attack_distance", "pgd", "worst_case"],
     "topgap_nb.measures.cam": ["grad_cam", "own_cam", "recipro_cam"],
+    "topgap_nb.measures.erf": [
+        "corner_and_centre", "erf_distance", "erf_map", "erf_value", "object_share", "output_maps",
+    ],
     "topgap_nb.measures.scores": [
         "Estimate", "bootstrap", "cam_sparsity", "clean_accuracy", "correct", "group_accuracy",
         "highlighted_area", "mask_iou", "predict", "proportion", "pxap", "shared_threshold",
     ],
     "topgap_nb.experiments.spec": ["RunSpec"],
+    "topgap_nb.experiments.recipes": ["baseline", "recipe"],
     "topgap_nb.experiments.training": [
         "Trained", "fold_of", "history_table", "run_sets", "trained", "untrained",
     ],
     "topgap_nb.experiments.records": ["Record", "Verdict", "load_records"],
     "topgap_nb.workbook.book": ["Book"],
-    "topgap_nb.workbook.tables": ["ARCHITECTURES", "paper_table", "shown"],
+    "topgap_nb.workbook.tables": ["ARCHITECTURES", "paper_table", "save_table", "shown"],
     "topgap_nb.workbook.figures": [
         "PALETTE", "draw_architecture", "map_grid", "show_image", "show_map", "show_outline",
     ],

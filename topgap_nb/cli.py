@@ -128,3 +128,7 @@ def _number(text: str) -> int | float:
         return int(text) if text.lstrip("-").isdigit() else float(text)
     except ValueError as error:
         raise UserError(f"k = {text!r} is neither a count (64) nor a share (0.1)") from error
+
+
+if __name__ == "__main__":
+    main()

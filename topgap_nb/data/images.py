@@ -20,8 +20,8 @@ class ImageSet(Dataset):
     """A data set held decoded in memory.
 
     An item is ``{"image": float32 (3, H, W) in [0, 1], "label": int}`` with ``"mask"``, bool
-    (H, W), True on the object, and ``"group"``, int, where the set has them. Batches are cheaper: index
-    ``pixels`` and call ``as_float``.
+    (H, W), True on the object, and ``"group"``, int, where the set has them. Batches are cheaper:
+    index ``pixels`` and call ``as_float``.
 
     Attributes:
         name: the name ``open_dataset`` knows it by.

@@ -1,9 +1,9 @@
 """``planted``: objects of known shape, size and position on backgrounds that may give them away.
 
 Every image is drawn from (seed, split, index) alone, so any item can be made by itself, and
-changing one control leaves the other draws as they were: the same object appears at the same place
-on another background. The class is the object's shape; the background's texture agrees with the class
-with a chosen probability, which makes it a shortcut of known strength.
+changing one control leaves the other draws as they were: the same object appears at the same
+place on another background. The class is the object's shape; the background's texture agrees with
+the class with a chosen probability, which makes it a shortcut of known strength.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from topgap_nb.errors import UserError
 
 IMAGES = {"train": 2000, "select": 400, "test": 800}
 CLUTTER_SHARE = 0.006
+MOST_CLUTTER = 32
 
 
 def _star(x, y):
@@ -84,8 +85,8 @@ def open_planted(
     if isinstance(object_size, list):
         object_size = tuple(object_size)
     return _planted(
-        split, image_size, images or IMAGES[split], classes, object_size, jitter, agreement,
-        clutter, seed,
+        split, image_size, IMAGES[split] if images is None else images, classes, object_size,
+        jitter, agreement, clutter, seed,
     )  # fmt: skip
 
 
@@ -97,6 +98,11 @@ def _planted(
         raise UserError(f"planted has 2 to {len(SHAPES)} classes, not {classes}")
     if not (0 <= agreement <= 1 and 0 <= jitter <= 1):
         raise UserError(f"agreement = {agreement} and jitter = {jitter} must lie in [0, 1]")
+    if images < 1 or seed < 0 or not 0 <= clutter <= MOST_CLUTTER:
+        raise UserError(
+            f"images = {images} must be at least 1, seed = {seed} at least 0, and "
+            f"clutter = {clutter} in 0..{MOST_CLUTTER}"
+        )
     sizes = _size_ranges(object_size, classes)
     draw = _Painter(image_size, sizes, jitter, agreement, clutter)
     pixels = np.empty((images, 3, image_size, image_size), dtype=np.uint8)
@@ -165,7 +171,7 @@ class _Painter:
         size, angle, dx, dy, agree, other, phase = rng.random(7)
         dark, light, fill = rng.uniform(0.15, 0.85, (3, 3)).astype(np.float32)
         noise = rng.standard_normal((2, *self.x.shape), dtype=np.float32)
-        litter = rng.random((32, 6))[: self.clutter]
+        litter = rng.random((MOST_CLUTTER, 6))[: self.clutter]
 
         agrees = bool(agree < self.agreement)
         texture = label

@@ -14,7 +14,7 @@ from topgap_nb.errors import UserError
 SPARSITY_ON = ("class_maps", "last_features", "all_features")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunSpec:
     """One training run. Frozen, hashable, and JSON both ways.
 
@@ -65,9 +65,10 @@ class RunSpec:
         Raises:
             UserError: a value is out of range.
         """
-        for name in ("epochs", "batch_size", "image_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("epochs", "batch_size", "image_size", "train_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} = {value} must be at least 1")
         for name in ("learning_rate", "head_rate", "weight_decay", "sparsity_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} = {getattr(self, name)} must be 0 or a positive number")
@@ -75,8 +76,14 @@ class RunSpec:
             raise UserError(f"sparsity_on {self.sparsity_on!r}: use {', '.join(SPARSITY_ON)}")
         if self.sparsity_on != "class_maps" and self.head != "standard":
             raise UserError(f"sparsity_on {self.sparsity_on!r} is an ablation of head 'standard'")
+        if self.fold is not None and self.folds < 2:
+            raise UserError(f"folds = {self.folds} must be at least 2")
         if self.fold is not None and not 0 <= self.fold < self.folds:
             raise UserError(f"fold = {self.fold} must lie in 0..{self.folds - 1}")
+
+    def __eq__(self, other) -> bool:
+        # Field by field, k = 1 and k = 1.0 would be equal, and (0.1, 0.2) unlike its JSON.
+        return isinstance(other, RunSpec) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from topgap_nb.errors import UserError
 from topgap_nb.measures.frozen import frozen
 from topgap_nb.method.model import MapClassifier, StandardNet, TopGapNet, explanation_map
+from topgap_nb.method.pooling import is_average
 
 # The pyramid's sum, which the class convolution reads.
 PYRAMID_SUM = "head.dropout"
@@ -71,7 +72,6 @@ def grad_cam(
     return explanation_map(maps.detach(), images.shape[-2:])
 
 
-@torch.no_grad()
 def recipro_cam(
     model: MapClassifier,
     images: Tensor,
@@ -108,7 +108,7 @@ def recipro_cam(
         _warn_degenerate(
             "Recipro-CAM", layer or "the last feature map", "the network's own CAM up to a constant"
         )
-    with frozen(model):
+    with frozen(model), torch.no_grad():
         if closed:
             logits, cells = _closed_cells(model, images, mask)
         else:
@@ -159,11 +159,16 @@ def _run_to(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tenso
     kept = []
 
     def keep(module, inputs, output):
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            raise UserError(f"layer {layer!r} does not put out one feature map (N, D, h, w)")
         kept.append(output.detach().requires_grad_())
-        return kept[-1]
+        # A copy, because an activation in place may follow and a leaf must not be written to.
+        return kept[-1].clone()
 
     with torch.enable_grad():
         logits = _hooked(model, layer, keep, images)
+    if not kept:
+        raise UserError(f"layer {layer!r} takes no part in computing this network's logits")
     return kept[-1], logits
 
 
@@ -178,20 +183,18 @@ def _hooked(model: nn.Module, layer: str, hook, images: Tensor) -> Tensor:
     if layer not in modules:
         near = ", ".join(name for name in modules if name.count(".") == 1) or ", ".join(modules)
         raise UserError(f"the network has no layer {layer!r}; some that it has: {near}")
-    head = getattr(model, "head", None)
-    folded = layer == PYRAMID_SUM and head is not None
     handle = modules[layer].register_forward_hook(hook)
     try:
-        if folded:
-            # The folded head never forms the pyramid's sum.
-            return model.pool(head.unfolded(model.features(images)))
+        if isinstance(model, TopGapNet) and layer.startswith("head."):
+            # The folded head runs none of its layers.
+            return model.pool(model.head.unfolded(model.features(images)))
         return model(images)
     finally:
         handle.remove()
 
 
 def _averages_maps(model: nn.Module) -> bool:
-    return isinstance(model, StandardNet) and model.pool is not None and model.pool.k == 1.0
+    return isinstance(model, StandardNet) and is_average(getattr(model.pool, "k", None))
 
 
 def _last_layer(model: MapClassifier) -> str:

@@ -49,7 +49,9 @@ def proportion(hits: Tensor | np.ndarray) -> Estimate:
     n, share, z = len(hits), hits.mean(), 1.959964
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(float(share), max(0.0, centre - half), min(1.0, centre + half), n)
+    # At a share of 0 or 1 the interval ends there, but for rounding.
+    low, high = max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    return Estimate(float(share), float(low), float(high), n)
 
 
 def bootstrap(values: Tensor | np.ndarray, resamples: int = 2000, seed: int = 0) -> Estimate:
@@ -69,10 +71,12 @@ def bootstrap(values: Tensor | np.ndarray, resamples: int = 2000, seed: int = 0)
     rng = np.random.default_rng(seed)
     images = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
     chosen = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
-    means = (chosen * (images @ values.T)).sum(1)
+    mean = values.mean()
+    # Resampling the distances from the mean keeps rounding out of an interval without width.
+    means = mean + (chosen * (images @ (values - mean).T)).sum(1)
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(means, [tail, 100 - tail])
-    return Estimate(float(values.mean()), float(low), float(high), n)
+    return Estimate(float(mean), float(low), float(high), n)
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

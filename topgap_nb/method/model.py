@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
-from topgap_nb.method.pooling import TopKPool2d
+from topgap_nb.method.pooling import TopKPool2d, is_average
 from topgap_nb.method.weights import create_backbone
 
 PYRAMID_WIDTH = 256
@@ -30,10 +30,12 @@ def explanation_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     Source: paper, section 3.1 (mode "CAM"): bilinear upsampling first, scaling second.
     """
+    # Upsampling a constant leaves rounding, which scaling would blow up to a full map.
+    flat = maps.amin((1, 2), keepdim=True) == maps.amax((1, 2), keepdim=True)
     maps = F.interpolate(maps[:, None].float(), size, mode="bilinear")[:, 0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     scaled = (maps - low) / (high - low)
-    usable = torch.isfinite(scaled).all(dim=(1, 2), keepdim=True)
+    usable = torch.isfinite(scaled).all(dim=(1, 2), keepdim=True) & ~flat
     return torch.where(usable, scaled, 0.0)
 
 
@@ -208,11 +210,8 @@ class StandardNet(MapClassifier):
         net = create_backbone(backbone, pretrained, num_classes=num_classes)
         super().__init__(net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
         self.net = net
-        pooling = getattr(net, "global_pool", None)
-        averaged = getattr(pooling, "pool_type", None) == "avg"
-        fully_convolutional = averaged and isinstance(net.get_classifier(), nn.Linear)
-        self.pool = TopKPool2d(k) if fully_convolutional else None
-        if self.pool is None and k != 1.0:
+        self.pool = TopKPool2d(k) if _ends_in_average_and_linear(net) else None
+        if self.pool is None and not is_average(k):
             raise UserError(
                 f"{backbone} does not pool class maps: k = {k} needs TopGapNet, or a network that "
                 f"ends in average pooling and one linear layer"
@@ -226,8 +225,8 @@ class StandardNet(MapClassifier):
     def class_maps(self, images: Tensor) -> Tensor:
         if self.pool is None:
             raise UserError(
-                f"{type(self.net).__name__} is not fully convolutional: it has no class maps of its "
-                f"own; explain it with grad_cam or recipro_cam"
+                f"{type(self.net).__name__} is not fully convolutional: it has no class maps of "
+                f"its own; explain it with grad_cam or recipro_cam"
             )
         return self.maps_of(self.net.forward_features(self.normalised(images)))
 
@@ -240,6 +239,17 @@ class StandardNet(MapClassifier):
         if self.pool is None:
             return self.net(self.normalised(images))
         return super().forward(images)
+
+
+def _ends_in_average_and_linear(net: nn.Module) -> bool:
+    pooling, linear = getattr(net, "global_pool", None), net.get_classifier()
+    if getattr(pooling, "pool_type", None) != "avg" or not isinstance(linear, nn.Linear):
+        return False
+    # MobileNetV3 and its kin have another convolution between the average and the linear layer.
+    layers = list(net.children())
+    after = layers[layers.index(pooling) + 1 :]
+    harmless = (nn.Identity, nn.Flatten, nn.Dropout)
+    return all(layer is linear or isinstance(layer, harmless) for layer in after)
 
 
 def build_model(

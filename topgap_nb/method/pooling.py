@@ -1,6 +1,7 @@
 """Top-k pooling of class maps: Definition 5 of the paper, its section 3.2."""
 
 import operator
+from numbers import Integral
 
 from torch import Tensor, nn
 
@@ -45,6 +46,11 @@ def pixel_constraint(k: int | float, positions: int) -> int:
     return count
 
 
+def is_average(k: int | float) -> bool:
+    """Return whether ``k`` is the share 1.0, every position; the count 1 equals it, but is not."""
+    return isinstance(k, float) and k == 1.0
+
+
 def top_k_pool(class_maps: Tensor, k: int | float) -> Tensor:
     """Return the mean of the k largest values of each class map.
 
@@ -85,7 +91,7 @@ class TopKPool2d(nn.Module):
     def __init__(self, k: int | float):
         super().__init__()
         # Only a lower bound can be checked before a map is seen.
-        pixel_constraint(k, max(1, k) if isinstance(k, int) else 1)
+        pixel_constraint(k, max(1, k) if isinstance(k, Integral) else 1)
         self.k = k
 
     def forward(self, class_maps: Tensor) -> Tensor:

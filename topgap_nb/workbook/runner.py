@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from topgap_nb.errors import UserError
 from topgap_nb.experiments.checkpoints import ROOT, runs_root, write_atomic
+from topgap_nb.experiments.recipes import profile_file, read_profile
 from topgap_nb.workbook.book import outputs_folder
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -31,11 +31,12 @@ class NotebookFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile says: a time limit per cell and each notebook's parameters."""
+    """What a profile says: a time limit per cell, recipes, and each notebook's parameters."""
 
     name: str
     cell_seconds: int
     parameters: dict[str, dict]
+    recipes: dict[str, dict]
 
 
 def load_profile(name: str) -> Profile:
@@ -44,22 +45,19 @@ def load_profile(name: str) -> Profile:
     Raises:
         UserError: no such profile, not valid YAML, or an entry that names no notebook.
     """
-    path = NOTEBOOKS / "profiles" / f"{name}.yaml"
-    known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-    if not path.exists():
-        raise UserError(f"profile {name!r} is unknown: there are {', '.join(known)}")
+    content = read_profile(name)
+    path = profile_file(name)
     try:
-        content = yaml.safe_load(path.read_text())
         parameters = {key: value or {} for key, value in content["notebooks"].items()}
         seconds = int(content["cell_seconds"])
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{path} needs `cell_seconds` and `notebooks` (name: parameters): {error!r}"
         ) from error
     unknown = set(parameters) - {path.stem for path in all_notebooks()}
     if unknown:
         raise UserError(f"{path} has parameters for {sorted(unknown)}, which are no notebooks")
-    return Profile(name, seconds, parameters)
+    return Profile(name, seconds, parameters, content["recipes"])
 
 
 def all_notebooks() -> list[Path]:
@@ -112,14 +110,17 @@ def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> No
     Raises:
         UserError: with the name, and what would be right.
     """
-    declared = declared_parameters(book)
-    read = {
-        node.id
-        for cell in book.cells
-        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
+    try:
+        declared = declared_parameters(book)
+        read = {
+            node.id
+            for cell in book.cells
+            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
+    except (UserError, SyntaxError) as error:
+        raise UserError(f"{where}: {error}") from error
     for name, value in given.items():
         if name not in declared:
             raise UserError(
@@ -196,7 +197,13 @@ def minutes(profile: str) -> dict[str, float]:
 def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float:
     # papermill takes half a second to import; --help should not wait for it.
     import papermill
+    from jupyter_client import AsyncKernelManager
     from papermill.exceptions import PapermillException
+
+    class LocalKernel(AsyncKernelManager):
+        """A kernel on local sockets: no open ports, and no warnings about them."""
+
+        transport = "ipc"
 
     executed = runs_root() / profile.name / "executed" / path.name
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -207,6 +214,7 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float
         papermill.execute_notebook(
             str(path), str(executed), parameters=given, cwd=str(NOTEBOOKS), kernel_name="python3",
             progress_bar=False, execution_timeout=profile.cell_seconds, log_output=False,
+            kernel_manager_class=LocalKernel,
         )  # fmt: skip
     except (PapermillException, TimeoutError, RuntimeError) as error:
         cell = getattr(error, "exec_count", None)
@@ -236,7 +244,8 @@ def _state(path: Path, book: nbformat.NotebookNode, profile: Profile) -> str:
     """Hash everything a notebook's results depend on."""
     digest = hashlib.sha256(package_digest().encode())
     digest.update(json.dumps([cell.source for cell in book.cells]).encode())
-    digest.update(json.dumps(profile.parameters.get(path.stem, {}), sort_keys=True).encode())
+    settings = [profile.parameters.get(path.stem, {}), profile.recipes]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
     if path.stem.startswith("90"):
         for records in sorted((runs_root() / profile.name / "records").glob("*.jsonl")):
             if records.stem != path.stem:

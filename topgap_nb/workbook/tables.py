@@ -49,7 +49,8 @@ def result_table(records: list[Record], number: str) -> pd.DataFrame:
         raise UserError(f"no record stands in table {number!r}")
     paper_file = ROOT / "data" / "paper" / f"table_{number}.csv"
     paper = paper_table(number) if paper_file.exists() else None
-    keys = key_columns(paper) if paper is not None else list(mine[0].settings)
+    told_apart_by = dict.fromkeys(key for r in mine for key in r.settings)
+    keys = key_columns(paper) if paper is not None else list(told_apart_by)
     quantities = list(dict.fromkeys(r.quantity for r in mine))
     if paper is not None:
         quantities = [c for c in paper if c not in keys] + [q for q in quantities if q not in paper]
@@ -87,7 +88,8 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    return _cell("", value) + ("" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]")
+    without = pd.isna(low) or low == high
+    return _cell("", value) + ("" if without else f" [{low:.3f}, {high:.3f}]")
 
 
 def _cell(column: str, value) -> str:

@@ -1,0 +1,86 @@
+"""ERF maps against one full backward pass per position, and PGD-20 against torchattacks.
+
+python benchmarks/measures.py [--images 32] [--rounds 3]
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+import torchattacks
+
+from topgap_nb import attack, baseline, erf_map, open_dataset, output_maps, recipe, trained
+
+
+def seconds(work, rounds):
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), result
+
+
+def fields(model, images, rounds):
+    """Nine positions, as Figure 3 has them."""
+    side = output_maps(model, images[:1]).shape[-1]
+    steps = [0, side // 2, side - 1]
+    positions = [(row, column) for row in steps for column in steps]
+
+    def one_pass_each():
+        model.requires_grad_(True)
+        maps = []
+        for row, column in positions:
+            pixels = images.clone().requires_grad_()
+            output_maps(model, pixels)[:, :, row, column].sum().backward()
+            maps.append(pixels.grad.abs().sum(1))
+        model.zero_grad()
+        model.requires_grad_(False)
+        return torch.stack(maps)
+
+    theirs, expected = seconds(one_pass_each, rounds)
+    ours, found = seconds(lambda: erf_map(model, images, positions), rounds)
+    difference = (found - expected).abs().max() / expected.abs().max()
+    count = len(positions) * len(images)
+    print(f"  one full pass per position {count / theirs:8.1f} ERF maps/s")
+    print(f"  erf_map                    {count / ours:8.1f} ERF maps/s   {theirs / ours:.2f} x")
+    print(f"  largest difference         {difference:.1e} of the largest gradient")
+
+
+def robustness(model, images, labels, budget, rounds):
+    def peer():
+        # As a user would call it: parameters keep the gradients that they have after training.
+        model.requires_grad_(True)
+        found = torchattacks.PGD(model, eps=budget, alpha=budget / 4, steps=20)(images, labels)
+        model.requires_grad_(False)
+        with torch.no_grad():
+            return (model(found).argmax(1) == labels).float().mean().item()
+
+    theirs, expected = seconds(peer, rounds)
+    ours, found = seconds(
+        lambda: attack(model, images, labels, "pgd", budget, 20).robust.float().mean().item(),
+        rounds,
+    )
+    print(f"  torchattacks PGD-20 at {budget * 255:g}/255   robust {expected:.3f}")
+    print(f"  ours                         robust {found:.3f}   {ours / theirs:.2f} x the time")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    spec = recipe("demo", "planted")
+    test = open_dataset("planted", "test", spec.image_size).sample(options.images)
+    images = test.images.to(memory_format=torch.channels_last)
+    for name, change in {"standard": baseline, "topgap": lambda s: s}.items():
+        model = trained(change(spec)).model
+        print(f"\n== {spec.title if name == 'topgap' else 'standard'}, {options.images} images")
+        fields(model, images, options.rounds)
+        for budget in (1 / 255, 8 / 255):
+            robustness(model, images, test.labels, budget, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

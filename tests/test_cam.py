@@ -1,0 +1,404 @@
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerGradCam
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+
+from topgap_nb.errors import UserError
+from topgap_nb.measures import cam
+from topgap_nb.measures.cam import PYRAMID_SUM, DegenerateLayer, grad_cam, own_cam, recipro_cam
+from topgap_nb.method.model import StandardNet, TopGapNet, explanation_map
+
+# Where timm's network makes the map that it pools.
+POOLED = {
+    "test_resnet": "net.layer4",
+    "resnet18": "net.layer4",
+    "test_efficientnet": "net.bn2",
+    "densenet121": "net.features.norm5",
+}
+CLASSES = torch.tensor([2, 0])
+degenerate = pytest.mark.filterwarnings("ignore::topgap_nb.measures.cam.DegenerateLayer")
+
+
+@pytest.fixture
+def raw(monkeypatch):
+    """Let the methods return their maps as computed, neither upsampled nor scaled."""
+    monkeypatch.setattr(cam, "explanation_map", lambda maps, size: maps)
+
+
+def pictures(count=2, size=64) -> torch.Tensor:
+    """Return coarse random patterns, which a small random network tells apart better than noise."""
+    torch.manual_seed(1)
+    return F.interpolate(torch.rand(count, 3, 5, 5), (size, size), mode="nearest")
+
+
+def lively(net):
+    """Undo timm's zeros at the end of residual branches, which hide what goes on inside them."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return net.eval()
+
+
+def topgap(k=4, num_classes=3, **options) -> TopGapNet:
+    torch.manual_seed(0)
+    net = TopGapNet("test_resnet", num_classes, k=k, **options)
+    nn.init.normal_(net.head.classifier.weight, std=0.1)
+    nn.init.normal_(net.head.classifier.bias, std=0.1)
+    return lively(net)
+
+
+def standard(backbone="test_resnet", k=1.0) -> StandardNet:
+    torch.manual_seed(0)
+    net = StandardNet(backbone, 3, k=k)
+    linear = net.net.get_classifier()
+    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    nn.init.normal_(linear.bias)
+    return lively(net)
+
+
+def evidence(net: TopGapNet, images, classes) -> torch.Tensor:
+    """Return W_c f at every position: the class maps without their bias."""
+    with torch.no_grad():
+        maps = net.head.unfolded(net.features(images))
+        return maps[range(len(maps)), classes] - net.head.classifier.bias[classes, None, None]
+
+
+def state(net) -> list:
+    modes = [module.training for module in net.modules()]
+    wanted = [parameter.requires_grad for parameter in net.parameters()]
+    gradients = [parameter.grad is None for parameter in net.parameters()]
+    hooks = [len(module._forward_hooks) for module in net.modules()]
+    return [modes, wanted, gradients, hooks, [t.clone() for t in net.state_dict().values()]]
+
+
+def same(one: list, other: list) -> bool:
+    tensors = zip(one[-1], other[-1], strict=True)
+    return one[:-1] == other[:-1] and all(torch.equal(a, b) for a, b in tensors)
+
+
+@degenerate
+@pytest.mark.parametrize("k", [1, 4, 0.5, 1.0])
+def test_grad_cam_at_the_pyramid_sum_is_the_relu_of_the_evidence_whatever_k(raw, k):
+    net, images = topgap(k).double(), pictures().double()
+    expected = evidence(net, images, CLASSES)
+    assert (expected > 0).any()
+    assert (expected < 0).any()
+    positions = expected[0].numel()
+    maps = grad_cam(net, images, CLASSES, PYRAMID_SUM)
+    torch.testing.assert_close(maps, F.relu(expected) / positions, rtol=1e-9, atol=1e-12)
+
+
+@degenerate
+def test_recipro_cam_at_the_pyramid_sum_of_an_averaging_network(raw):
+    net, images = topgap(1.0), pictures(size=32)
+    expected = evidence(net, images, CLASSES)
+    bias = net.head.classifier.bias[CLASSES, None, None]
+    maps = recipro_cam(net, images, CLASSES, PYRAMID_SUM, score="logit")
+    assert expected.flatten(1).std(1).min() > 0.01
+    torch.testing.assert_close(maps, expected / expected[0].numel() + bias)
+
+
+@degenerate
+@pytest.mark.parametrize("k", [1, 4, 0.5])
+def test_recipro_cam_at_the_pyramid_sum_of_a_topgap_network(raw, k):
+    net, images = topgap(k), pictures(size=32)
+    expected = evidence(net, images, CLASSES)
+    assert (expected < 0).any()
+    count = round(k * expected[0].numel()) if isinstance(k, float) else k
+    bias = net.head.classifier.bias[CLASSES, None, None]
+    maps = recipro_cam(net, images, CLASSES, PYRAMID_SUM, score="logit")
+    torch.testing.assert_close(maps, F.relu(expected) / count + bias)
+
+
+@degenerate
+@pytest.mark.parametrize("score", ["logit", "softmax"])
+def test_the_gaussian_copies_a_vector_over_its_neighbours_and_stops_at_the_border(raw, score):
+    net, images = topgap(1.0).double(), pictures(1, 32).double()
+    bias = net.head.classifier.bias.detach().view(-1, 1, 1)
+    maps = net.class_maps(images).detach()[0] - bias
+    kept = torch.ones(maps.shape[-1], dtype=torch.float64)
+    kept[[0, -1]] = 0.75
+    cells = maps * kept[:, None] * kept / kept.numel() ** 2 + bias
+    expected = (cells.softmax(0) if score == "softmax" else cells)[1]
+    ours = recipro_cam(net, images, 1, PYRAMID_SUM, mask="gaussian", score=score)[0]
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "densenet121"])
+def test_grad_cam_at_the_pooled_map_is_the_networks_cam_without_bias(raw, backbone):
+    net, images = standard(backbone), pictures()
+    bias = net.net.get_classifier().bias.view(1, -1, 1, 1)
+    expected = F.relu(net.class_maps(images) - bias).detach()
+    ours = torch.stack([grad_cam(net, images, c) for c in range(3)], dim=1)
+    torch.testing.assert_close(ours, expected)
+    assert expected.any()
+
+
+@degenerate
+@pytest.mark.parametrize("backbone", POOLED)
+def test_the_fast_grad_cam_is_the_general_one_times_the_positions(raw, backbone):
+    net, images = standard(backbone), pictures()
+    layer, classes = POOLED[backbone], (0, 1, 2, None)
+    fast = torch.stack([grad_cam(net, images, c) for c in classes])
+    general = torch.stack([grad_cam(net, images, c, layer) for c in classes])
+    torch.testing.assert_close(fast, general * fast[0, 0].numel(), rtol=1e-4, atol=1e-5)
+    assert fast.any()
+
+
+@degenerate
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet", "densenet121"])
+@pytest.mark.parametrize("mask", ["plain", "gaussian"])
+@pytest.mark.parametrize("score", ["softmax", "logit"])
+def test_the_fast_recipro_cam_equals_the_general_one(raw, backbone, mask, score):
+    net, images = standard(backbone), pictures()
+    fast = recipro_cam(net, images, CLASSES, mask=mask, score=score)
+    general = recipro_cam(net, images, CLASSES, POOLED[backbone], mask=mask, score=score)
+    assert fast.flatten(1).std(1).min() > 1e-5
+    torch.testing.assert_close(fast, general, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [grad_cam, recipro_cam])
+@pytest.mark.parametrize("k", [1, 2, 0.5])
+def test_the_fast_way_is_taken_only_where_maps_are_averaged(raw, method, k):
+    net, images = standard(k=k), pictures()
+    torch.testing.assert_close(
+        method(net, images, CLASSES), method(net, images, CLASSES, "net.layer4")
+    )
+
+
+def test_recipro_cam_scores_of_max_pooling_are_not_those_of_averaging(raw):
+    net, images = standard(k=1), pictures()
+    bias = net.net.get_classifier().bias[CLASSES, None, None]
+    maps = net.class_maps(images)[range(2), CLASSES].detach()
+    expected = F.relu(maps - bias) + bias
+    torch.testing.assert_close(recipro_cam(net, images, CLASSES, score="logit"), expected)
+
+
+def test_a_swapped_pool_without_a_k_takes_the_general_way(raw):
+    net, images = standard(), pictures()
+    expected = recipro_cam(net, images, CLASSES)
+    net.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    torch.testing.assert_close(recipro_cam(net, images, CLASSES), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (standard, "net.layer1"),
+        (standard, "net.layer2.0"),
+        (standard, "net.layer3"),
+        (topgap, "backbone.layer2"),
+        (topgap, "backbone.layer4"),
+    ],
+)
+def test_grad_cam_at_an_inner_layer_equals_captums(make, layer):
+    net, images = make(), pictures()
+    captums = LayerGradCam(net, net.get_submodule(layer))
+    maps = [captums.attribute(images, c, relu_attributions=True)[:, 0] for c in range(3)]
+    expected = torch.stack([explanation_map(m.detach(), (64, 64)) for m in maps])
+    ours = torch.stack([grad_cam(net, images, c, layer) for c in range(3)])
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    assert expected.any()
+
+
+def test_grad_cam_of_any_network_equals_that_of_pytorch_grad_cam():
+    """Map and image have one size, as that package scales before it resizes and we after."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 6, 3, padding=1), nn.GELU(), nn.Conv2d(6, 5, 3, padding=1), nn.Tanh()),
+        *(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(80, 3)),
+    ).eval()
+    images, targets = pictures(2, 32), [ClassifierOutputTarget(int(c)) for c in CLASSES]
+    with GradCAM(net, [net[1]]) as theirs:
+        expected = torch.from_numpy(theirs(images, targets))
+    assert expected.flatten(1).std(1).min() > 0.05
+    torch.testing.assert_close(grad_cam(net, images, CLASSES, "1"), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", ["net.bn1", "net.layer3.0.bn1"])
+def test_a_layer_whose_output_is_overwritten_in_place_can_be_explained(layer):
+    net, images = standard("resnet18"), pictures()
+    overwriting = [m for m in net.modules() if isinstance(m, nn.ReLU)]
+    assert all(module.inplace for module in overwriting)
+    ours = grad_cam(net, images, CLASSES, layer)
+    for module in overwriting:
+        module.inplace = False
+    torch.testing.assert_close(grad_cam(net, images, CLASSES, layer), ours)
+    assert ours.amax((1, 2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("method", [grad_cam, recipro_cam])
+def test_the_default_layer_of_a_topgap_network_is_the_backbones_last_map(method):
+    net, images = topgap(), pictures()
+    ours = method(net, images, CLASSES)
+    assert ours.any()
+    torch.testing.assert_close(method(net, images, CLASSES, "backbone.layer4"), ours)
+    assert not torch.allclose(method(net, images, CLASSES, "backbone.layer3"), ours, atol=0.1)
+
+
+@pytest.mark.parametrize("backbone", ["vgg11_bn", "test_convnext", "test_efficientnet"])
+def test_the_default_layer_exists_whatever_timm_calls_it(backbone):
+    net = TopGapNet(backbone, 3, k=4).eval()
+    outputs = []
+    module = net.get_submodule(cam._last_layer(net))
+    module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    last = net.features(pictures(1))[-1]
+    torch.testing.assert_close(outputs[0], last)
+
+
+@degenerate
+@pytest.mark.parametrize("layer", ["head.laterals.1", "head.classifier", "head.dropout"])
+@pytest.mark.parametrize("method", [grad_cam, recipro_cam])
+def test_the_layers_of_the_head_can_be_explained_although_the_folded_head_skips_them(method, layer):
+    net, images = topgap(), pictures(size=32)
+    assert net.head.folds
+    folded = method(net, images, CLASSES, layer)
+    net.head.forward = net.head.unfolded
+    torch.testing.assert_close(method(net, images, CLASSES, layer), folded)
+    assert folded.amax((1, 2)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "make", "options"),
+    [
+        (grad_cam, topgap, {"layer": PYRAMID_SUM}),
+        (recipro_cam, topgap, {"layer": PYRAMID_SUM, "score": "logit"}),
+        (recipro_cam, standard, {"score": "logit"}),
+        (recipro_cam, standard, {"score": "logit", "mask": "gaussian"}),
+    ],
+)
+def test_a_degenerate_layer_is_warned_of_where_it_was_asked_for(method, make, options):
+    with pytest.warns(DegenerateLayer, match="network's own CAM") as caught:
+        method(make(), pictures(1, 32), **options)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize(
+    ("method", "make", "options"),
+    [
+        (own_cam, topgap, {}),
+        (own_cam, standard, {}),
+        (grad_cam, topgap, {}),
+        (grad_cam, standard, {}),
+        (grad_cam, standard, {"layer": "net.layer3"}),
+        (recipro_cam, topgap, {}),
+        (recipro_cam, topgap, {"score": "logit"}),
+        (recipro_cam, topgap, {"layer": PYRAMID_SUM, "score": "softmax"}),
+        (recipro_cam, standard, {}),
+        (recipro_cam, standard, {"layer": "net.layer3", "score": "logit"}),
+        (recipro_cam, lambda: standard(k=1), {"score": "logit"}),
+    ],
+)
+def test_no_other_layer_is_warned_of(method, make, options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DegenerateLayer)
+        method(make(), pictures(1, 32), **options)
+
+
+@pytest.mark.parametrize("make", [topgap, standard])
+@pytest.mark.parametrize("method", [own_cam, grad_cam, recipro_cam])
+def test_measuring_leaves_modes_gradients_and_statistics_as_they_were(method, make):
+    net = make().train()
+    next(iter(net.children())).eval()
+    next(net.parameters()).requires_grad_(False)
+    before = state(net)
+    maps = method(net, pictures(), CLASSES)
+    assert same(state(net), before)
+    assert not maps.requires_grad
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("make", [topgap, standard])
+@pytest.mark.parametrize("method", [own_cam, grad_cam, recipro_cam])
+def test_so_does_measuring_that_fails(method, make):
+    def fail(*_):
+        raise RuntimeError("half way")
+
+    net = make()
+    *_, last = (m for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    last.register_forward_hook(fail)
+    # Batch normalisation before the failing one would count the batch if it ran in training mode.
+    net.train()
+    list(net.modules())[5].eval()
+    list(net.parameters())[1].requires_grad_(False)
+    before = state(net)
+    with pytest.raises(RuntimeError, match="half way"):
+        method(net, pictures(), CLASSES)
+    assert same(state(net), before)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("make", [topgap, standard])
+@pytest.mark.parametrize("method", [own_cam, grad_cam, recipro_cam])
+def test_maps_are_those_of_evaluation_mode(method, make):
+    net, images = make(), pictures()
+    expected = method(net, images, CLASSES)
+    torch.testing.assert_close(method(net.train(), images, CLASSES), expected)
+
+
+@pytest.mark.parametrize("method", [grad_cam, recipro_cam])
+@pytest.mark.parametrize(
+    ("make", "layer", "message"),
+    [
+        (standard, "net.layer9", "no layer 'net.layer9'.*net.layer4"),
+        (standard, "net.fc", "'net.fc' takes no part"),
+        (topgap, "backbone", "'backbone' does not put out one feature map"),
+        (topgap, "pool", "'pool' does not put out one feature map"),
+    ],
+)
+def test_a_layer_that_cannot_be_explained_is_refused_and_leaves_no_trace(
+    method, make, layer, message
+):
+    net = make().train()
+    before = state(net)
+    with pytest.raises(UserError, match=message):
+        method(net, pictures(), CLASSES, layer)
+    assert same(state(net), before)
+
+
+@pytest.mark.parametrize("options", [{"mask": "box"}, {"score": "margin"}])
+def test_an_unknown_variant_of_recipro_cam_is_refused_with_the_known_ones(options):
+    (wrong,) = options.values()
+    with pytest.raises(UserError, match=f"'plain' or 'gaussian'.*'softmax' or 'logit'.*'{wrong}'"):
+        recipro_cam(standard(), pictures(), **options)
+
+
+@pytest.mark.parametrize("mask", ["plain", "gaussian"])
+@pytest.mark.parametrize("chunk", [1, 3, 16])
+def test_the_chunk_size_does_not_change_the_maps(raw, mask, chunk):
+    net, images = topgap(), pictures()
+    whole = recipro_cam(net, images, CLASSES, mask=mask)
+    assert whole.flatten(1).std(1).min() > 1e-4
+    chunked = recipro_cam(net, images, CLASSES, mask=mask, chunk=chunk)
+    torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-6)
+
+
+@degenerate
+@pytest.mark.parametrize(
+    ("method", "make", "layer"),
+    [
+        (own_cam, topgap, None),
+        (own_cam, standard, None),
+        (grad_cam, topgap, None),
+        (grad_cam, standard, None),
+        (grad_cam, standard, "net.layer3"),
+        (recipro_cam, topgap, PYRAMID_SUM),
+        (recipro_cam, standard, None),
+        (recipro_cam, standard, "net.layer3"),
+    ],
+)
+def test_every_image_can_have_its_own_class(method, make, layer):
+    net, images = make(), pictures(3, 32 if layer == PYRAMID_SUM else 64)
+    at = {} if layer is None else {"layer": layer}
+    by_class = torch.stack([method(net, images, c, **at) for c in range(3)], dim=1)
+    chosen = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(method(net, images, chosen, **at), by_class[range(3), chosen])
+    predicted = net(images).argmax(1)
+    torch.testing.assert_close(method(net, images, **at), by_class[range(3), predicted])
+    assert not torch.allclose(by_class[:, 0], by_class[:, 2], atol=0.05)

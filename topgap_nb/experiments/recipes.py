@@ -1,0 +1,65 @@
+"""Training recipes per profile and data set: the choices that all notebooks share.
+
+They stand in ``notebooks/profiles/<profile>.yaml`` under ``recipes``, so that one set of trained
+networks serves every notebook of a profile.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from topgap_nb.errors import UserError
+from topgap_nb.experiments.checkpoints import ROOT
+from topgap_nb.experiments.spec import RunSpec
+
+PROFILES = ROOT / "notebooks" / "profiles"
+
+
+def profile_file(profile: str) -> Path:
+    """Return the file of a profile."""
+    return PROFILES / f"{profile}.yaml"
+
+
+def read_profile(profile: str) -> dict:
+    """Return the content of a profile file.
+
+    Raises:
+        UserError: no such profile, or not valid YAML with ``recipes``.
+    """
+    path = profile_file(profile)
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise UserError(f"profile {profile!r} is unknown: there are {known}")
+    try:
+        content = yaml.safe_load(path.read_text())
+        content["recipes"].items()
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a profile: {' '.join(str(error).split())}") from error
+    return content
+
+
+def recipe(profile: str, dataset: str, **changes) -> RunSpec:
+    """Return the Top-GAP run of a data set under a profile's recipe.
+
+    Args:
+        profile: ``smoke``, ``demo`` or ``paper``.
+        dataset: a data set that the profile has a recipe for.
+        changes: fields of ``RunSpec`` that differ from the recipe.
+
+    Raises:
+        UserError: no such profile or recipe, or a field that does not exist.
+    """
+    recipes = read_profile(profile)["recipes"]
+    if dataset not in recipes:
+        raise UserError(
+            f"profile {profile!r} has no recipe for {dataset!r}: it has {', '.join(recipes)}"
+        )
+    try:
+        return RunSpec(dataset=dataset, **{**recipes[dataset], **changes})
+    except TypeError as error:
+        raise UserError(f"recipe of {dataset!r} in profile {profile!r}: {error}") from error
+
+
+def baseline(spec: RunSpec) -> RunSpec:
+    """Return the same run with the standard network: no pyramid, GAP, no sparsity term."""
+    return spec.but(head="standard", k=1.0, sparsity_weight=0.0)
