@@ -9,7 +9,7 @@ BIN := $(ENV)/bin
 export PATH := $(BIN):$(PATH)
 READY := $(ENV)/.topgap-ready
 
-.PHONY: help setup reproduce test lab lint bench lock clean
+.PHONY: help setup reproduce paper readme test lab lint bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | column -t -s '|'
@@ -19,13 +19,20 @@ setup: $(READY)  ## install the locked versions into the active environment, or 
 $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $(READY)
 
 reproduce: setup  ## train, run every notebook, write figures/demo/ and print the scoreboard
 	topgap run --profile demo
 	topgap report --profile demo
+
+paper: setup  ## the same at the paper's scale: a GPU and hours
+	topgap run --profile paper
+	topgap report --profile paper
+
+readme: reproduce  ## write the README's tables from the records of the last run
+	topgap report --profile demo --readme
 
 test: setup lint  ## run every test, and every notebook once in the smoke profile
 	python -m pytest -q

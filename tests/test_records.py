@@ -195,11 +195,11 @@ def test_numbers_are_shown_with_their_intervals_and_blanks_as_a_dash():
 
 
 def test_settings_are_shown_short():
-    frame = pd.DataFrame({"sparsity_weight": [1.0, 0.25], "k": [64, 2048], "images": [624.0, 12]})
+    frame = pd.DataFrame({"sparsity_weight": [1.0, 0.25], "k": [64, 2048], "n": [624.0, 12]})
     view = readable(frame)
     assert view["sparsity_weight"].tolist() == ["1", "0.25"]
     assert view["k"].tolist() == ["64", "2048"]
-    assert view["images"].tolist() == ["624", "12"]
+    assert view["n"].tolist() == ["624", "12"]
 
 
 def test_prose_shows_an_interval_only_where_there_is_one():

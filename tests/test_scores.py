@@ -262,3 +262,10 @@ def test_predicting_uses_evaluation_mode_and_leaves_training_mode():
     assert torch.equal(net[1].running_mean, statistics)
     assert all(parameter.requires_grad for parameter in net.parameters())
     torch.testing.assert_close(net.eval()(data.images), expected.requires_grad_())
+
+
+def test_hits_that_all_agree_are_not_taken_for_certain():
+    none, every = bootstrap(np.zeros((2, 50), dtype=bool)), bootstrap(np.ones(50, dtype=bool))
+    assert none == proportion(np.zeros(50, dtype=bool))
+    assert every == proportion(np.ones(50, dtype=bool))
+    assert none.high > 0.05

@@ -110,9 +110,15 @@ def verify(name: str) -> None:
 
 @main.command()
 @click.option("--profile", default="demo", show_default=True)
-def report(profile: str) -> None:
+@click.option("--readme", is_flag=True, help="Also write the tables into README.md.")
+def report(profile: str, readme: bool) -> None:
     """Print the scoreboard: every hypothesis and what became of it."""
     from topgap_nb import Verdict, load_records
+
+    if readme:
+        from topgap_nb.workbook.readme import fill_readme
+
+        fill_readme(profile)
 
     verdicts = [entry for entry in load_records(profile) if isinstance(entry, Verdict)]
     width = max((len(v.outcome) for v in verdicts), default=0)

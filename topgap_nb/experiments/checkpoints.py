@@ -32,11 +32,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file or none of it: a reader never sees half, whatever interrupts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write(
@@ -120,6 +123,7 @@ def finish(folder: Path, spec: RunSpec, model: nn.Module, history: list, classes
         "history": history,
         "sha256": hashlib.sha256(content).hexdigest(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "dtype": (folder / "dtype").read_text(),
         "torch": torch.__version__,
     }
     write_atomic(folder / "spec.json", json.dumps(about, indent=1))

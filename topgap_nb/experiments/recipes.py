@@ -15,9 +15,17 @@ from topgap_nb.experiments.spec import RunSpec
 PROFILES = ROOT / "notebooks" / "profiles"
 
 
-def profile_file(profile: str) -> Path:
-    """Return the file of a profile."""
-    return PROFILES / f"{profile}.yaml"
+def profile_file(profile: str, must_exist: bool = False) -> Path:
+    """Return the file of a profile.
+
+    Raises:
+        UserError: with ``must_exist``, when there is no such profile; it names those there are.
+    """
+    path = PROFILES / f"{profile}.yaml"
+    if must_exist and not path.exists():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise UserError(f"profile {profile!r} is unknown: there are {known}")
+    return path
 
 
 def read_profile(profile: str) -> dict:
@@ -26,10 +34,7 @@ def read_profile(profile: str) -> dict:
     Raises:
         UserError: no such profile, or not valid YAML with ``recipes``.
     """
-    path = profile_file(profile)
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
-        raise UserError(f"profile {profile!r} is unknown: there are {known}")
+    path = profile_file(profile, must_exist=True)
     try:
         content = yaml.safe_load(path.read_text())
         content["recipes"].items()

@@ -16,6 +16,7 @@ import torch
 
 from topgap_nb.errors import UserError
 from topgap_nb.experiments.checkpoints import runs_root, write_atomic
+from topgap_nb.experiments.recipes import profile_file
 from topgap_nb.measures.scores import Estimate
 
 PACKAGES = ("torch", "timm", "torchattacks", "numpy")
@@ -124,8 +125,9 @@ def load_records(profile: str, notebook: str | None = None) -> list[Record | Ver
     """Return the records of one notebook, or of all in the order of the book.
 
     Raises:
-        UserError: there are none yet.
+        UserError: there is no such profile, or there are no records yet.
     """
+    profile_file(profile, must_exist=True)
     pattern = f"{notebook or '*'}.jsonl"
     files = sorted((runs_root() / profile / "records").glob(pattern))
     if not files:

@@ -65,6 +65,9 @@ class RunSpec:
         Raises:
             UserError: a value is out of range.
         """
+        for name in ("sparsity_weight", "learning_rate", "head_rate", "weight_decay"):
+            # 1 and 1.0 are the same weight and must be the same run; k is another matter.
+            object.__setattr__(self, name, float(getattr(self, name)))
         for name in ("epochs", "batch_size", "image_size", "train_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -117,7 +120,7 @@ def code_digest() -> str:
     names = [
         *sorted(root.glob("method/*.py")),
         *(root / "data" / f"{name}.py" for name in ("images", "augment", "planted", "pneumonia")),
-        *(root / "experiments" / f"{name}.py" for name in ("training", "depthwise")),
+        *(root / "experiments" / f"{name}.py" for name in ("training", "depthwise", "precision")),
     ]
     digest = hashlib.sha256()
     for path in names:

@@ -7,6 +7,7 @@ function of the step, so a checkpoint needs only weights and optimizer state, an
 ends with the same weights, bit for bit on a CPU.
 """
 
+import copy
 import json
 import math
 import time
@@ -23,6 +24,7 @@ from topgap_nb.data.augment import augment
 from topgap_nb.data.images import as_float
 from topgap_nb.experiments import checkpoints
 from topgap_nb.experiments.depthwise import speed_up_depthwise
+from topgap_nb.experiments.precision import device, run_dtype
 from topgap_nb.experiments.spec import RunSpec
 from topgap_nb.method.loss import LossTerms, sparsity_loss, top_gap_loss
 from topgap_nb.method.model import MapClassifier, build_model
@@ -39,11 +41,6 @@ class Trained(NamedTuple):
     model: MapClassifier
     history: list[dict]
     folder: Path
-
-
-def device() -> torch.device:
-    """Return the device that everything runs on: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run_sets(spec: RunSpec) -> dict[str, ImageSet]:
@@ -117,6 +114,12 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
     start, history = checkpoints.resume(folder, model, optimizer)
     pixels, labels = train.pixels.to(device()), train.labels.to(device())
     steps = math.ceil(len(train) / spec.batch_size)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    trial = copy.deepcopy(model).train()
+    first = as_float(pixels[: spec.batch_size]), labels[: spec.batch_size]
+    dtype = run_dtype(folder, lambda: loss_of(trial, *first, spec)[0].total.backward())
+    if not quiet:
+        tqdm.write(f"{spec.title}: training on {device()} in {str(dtype).removeprefix('torch.')}")
     bar = tqdm(
         total=spec.epochs * len(train), initial=start * len(train), desc=spec.title, unit="img",
         disable=quiet, leave=False, mininterval=2,
@@ -131,25 +134,35 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
                 progress = (epoch * steps + step) / (spec.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * rate(progress)
+                for norm in norms:
+                    # Small batches make noisy statistics: as the weights settle, the running means
+                    # are taken over ever more batches, from about 10 to 50.
+                    norm.momentum = 0.02 + 0.08 * rate(progress)
                 images = augment(as_float(pixels[index]), spec.augmentation, generator)
-                terms, logits = loss_of(model, images, labels[index], spec)
+                with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
+                    terms, logits = loss_of(model, images, labels[index], spec)
                 if not torch.isfinite(terms.total):
-                    raise Diverged(
-                        f"{spec.title}: the loss is {terms.total.item()} at step {step} of epoch "
-                        f"{epoch + 1}; the last good checkpoint is "
-                        f"{checkpoints.latest(folder) or 'none'}. Lower learning_rate "
-                        f"({spec.learning_rate}) or sparsity_weight ({spec.sparsity_weight})"
-                    )
+                    raise _diverged(spec, folder, f"the loss is {terms.total.item()}", step, epoch)
                 optimizer.zero_grad()
                 terms.total.backward()
                 optimizer.step()
                 seen.add(terms, logits, labels[index])
                 bar.update(len(index))
                 bar.set_postfix_str(seen.words(), refresh=False)
+            if not all(torch.isfinite(p).all() for p in model.parameters()):
+                raise _diverged(spec, folder, "weights are not finite", steps - 1, epoch)
             history.append({"epoch": epoch + 1, **seen.means()})
             checkpoints.write(folder, epoch + 1, model, optimizer, history)
     checkpoints.finish(folder, spec, model, history, classes)
     return model.state_dict(), history, classes
+
+
+def _diverged(spec: RunSpec, folder: Path, what: str, step: int, epoch: int) -> Diverged:
+    return Diverged(
+        f"{spec.title}: {what} at step {step} of epoch {epoch + 1}; the last good checkpoint is "
+        f"{checkpoints.latest(folder) or 'none'}. Lower learning_rate ({spec.learning_rate}) or "
+        f"sparsity_weight ({spec.sparsity_weight})"
+    )
 
 
 def loss_of(

@@ -60,13 +60,18 @@ def bootstrap(values: Tensor | np.ndarray, resamples: int = 2000, seed: int = 0)
     Args:
         values: (N,), one per test image; or (R, N) with one row per run (seed or fold) on the same
             images. Runs and images are then resampled independently, so the interval covers both.
-            For a paired comparison pass the differences.
+            For a paired comparison pass the differences. Booleans that all agree get a Wilson
+            interval instead of one without width.
 
     Example:
         >>> bootstrap(np.full((2, 50), 0.25))
         Estimate(value=0.25, low=0.25, high=0.25, n=50)
     """
-    values = np.atleast_2d(np.asarray(values, dtype=float))
+    values = np.atleast_2d(np.asarray(values))
+    if values.dtype == bool and (values.all() or not values.any()):
+        # No resample could show a miss, or a hit; that is not certainty.
+        return proportion(values[0])
+    values = values.astype(float)
     runs, n = values.shape
     rng = np.random.default_rng(seed)
     images = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n

@@ -120,7 +120,7 @@ def draw_architecture(model, images: Tensor) -> plt.Figure:
         arrow((1.3, middle), (2.0, y))
         arrow((3.5, y), (4.2, y))
         arrow((5.7, y), (6.55, middle))
-    axis.text(6.95, middle + 0.3, "upsample\nand add", ha="center", va="bottom", fontsize=8)
+    axis.text(6.95, middle - 0.55, "upsample\nand add", ha="center", va="top", fontsize=8)
     axis.add_patch(plt.Circle((6.7, middle), 0.16, facecolor="white", edgecolor="#333333"))
     axis.text(6.7, middle, "+", ha="center", va="center")
     box(7.2, middle, f"conv 1×1\nclass maps\n{_shape(maps)}", "#F8D6B3", 1.6, 0.95)

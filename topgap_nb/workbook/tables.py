@@ -58,6 +58,11 @@ def result_table(records: list[Record], number: str) -> pd.DataFrame:
     for record in mine:
         settings = {key: record.settings.get(key) for key in keys}
         row = rows.setdefault(tuple(settings.values()), {"source": "ours", **settings})
+        if row.get(record.quantity, record.value) != record.value:
+            raise UserError(
+                f"table {number} has one cell for {record.quantity} of {settings}, and two records "
+                f"disagree on it: tell them apart by a setting that the table has a column for"
+            )
         row[record.quantity] = record.value
         if record.low != record.high:
             row[f"{record.quantity}_low"] = record.low
@@ -97,8 +102,10 @@ def _cell(column: str, value) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    if column in ("n", "seeds", "images"):
-        return f"{value:.0f}"
+    if column in ("n", "seeds"):
+        return f"{value:.0f}" if value else "–"
+    if column.endswith("_parameters"):
+        return f"{value:.2f}"
     return f"{value:.4g}" if column in KEY_COLUMNS else f"{value:.3f}"
 
 

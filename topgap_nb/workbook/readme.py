@@ -1,0 +1,71 @@
+"""The README's tables, drawn from records and committed results."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from topgap_nb.errors import UserError
+from topgap_nb.experiments.checkpoints import ROOT, write_atomic
+from topgap_nb.experiments.records import Verdict, load_records
+from topgap_nb.workbook.book import outputs_folder
+from topgap_nb.workbook.runner import all_notebooks, minutes, promised_outputs
+
+
+def fill_readme(profile: str = "demo", path: Path = ROOT / "README.md") -> None:
+    """Rewrite the README's blocks from the last run of a profile.
+
+    A block stands between ``<!-- name -->`` and ``<!-- end name -->``.
+
+    Raises:
+        UserError: a notebook of the profile has not been run.
+    """
+    took = minutes(profile)
+    missing = [p.stem for p in all_notebooks() if p.stem not in took]
+    if missing:
+        raise UserError(f"run `topgap run --profile {profile}` first: no run of {missing[0]} yet")
+    hardware = next(e.hardware for e in load_records(profile) if isinstance(e, Verdict))
+    blocks = {
+        "verdicts": verdict_table(outputs_folder(profile)),
+        "notebooks": notebook_table(took),
+        "total": f"{sum(took.values()):.0f}",
+        "hardware": hardware,
+    }
+    text = path.read_text()
+    for name, content in blocks.items():
+        gap = "\n" if "|" in content else ""
+        text = re.sub(
+            f"(<!-- {name} -->).*?(<!-- end {name} -->)",
+            lambda found, body=f"{gap}{content}{gap}": found[1] + body + found[2],
+            text,
+            flags=re.DOTALL,
+        )
+    write_atomic(path, text)
+
+
+def verdict_table(folder: Path) -> str:
+    """Return the scoreboard of committed results as a Markdown table."""
+    board = pd.read_csv(folder / "scoreboard.csv")
+    lines = ["| | claim | verdict | effect [95 %] | threshold | paper ◇ | n × trainings |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in board.itertuples():
+        paper = "–" if pd.isna(row.paper_effect) else f"{row.paper_effect:+.3f}"
+        lines.append(
+            f"| {row.notebook[:2]} | {row.hypothesis} | **{row.verdict}** | {row.effect:+.3f} "
+            f"[{row.effect_low:+.3f}, {row.effect_high:+.3f}] | {row.threshold:+.2f} | {paper} | "
+            f"{row.n} × {row.seeds} |"
+        )
+    return "\n".join(lines)
+
+
+def notebook_table(took: dict[str, float]) -> str:
+    """Return the table notebook, claim, outputs, minutes."""
+    lines = ["| notebook | claim | writes | minutes |", "|---|---|---|---|"]
+    for path in all_notebooks():
+        book = nbformat.read(path, as_version=4)
+        title = book.cells[0].source.splitlines()[0].lstrip("# ")
+        outputs = ", ".join(name.split(".")[0] for name in promised_outputs(book))
+        link = f"[{path.stem}](notebooks/{path.name})"
+        lines.append(f"| {link} | {title} | {outputs} | {took[path.stem]:.1f} |")
+    return "\n".join(lines)
