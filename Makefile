@@ -12,7 +12,7 @@ READY := $(ENV)/.topgap-ready
 .PHONY: help setup reproduce paper readme test lab lint bench lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install the locked versions into the active environment, or into .venv
 

@@ -74,7 +74,7 @@ def main():
     spec = recipe("demo", "planted")
     test = open_dataset("planted", "test", spec.image_size).sample(options.images)
     images = test.images.to(memory_format=torch.channels_last)
-    for name, change in {"standard": baseline, "topgap": lambda s: s}.items():
+    for name, change in {"standard": lambda s: baseline(s, "demo"), "topgap": lambda s: s}.items():
         model = trained(change(spec)).model
         print(f"\n== {spec.title if name == 'topgap' else 'standard'}, {options.images} images")
         fields(model, images, options.rounds)

@@ -183,15 +183,16 @@ def run_book(
             continue
         echo(f"{label:<40} running ...")
         seconds = _execute(path, book, profile)
-        write_atomic(stamp, json.dumps({"state": state, "seconds": round(seconds, 1)}))
+        slowest = max(seconds, json.loads(stamp.read_text())["slowest"] if stamp.exists() else 0)
+        write_atomic(stamp, json.dumps({"state": state, "slowest": round(slowest, 1)}))
         echo(f"{label:<40} done in {seconds / 60:.1f} min")
     echo(f"{len(books)} notebooks in {(time.perf_counter() - start) / 60:.1f} min")
 
 
 def minutes(profile: str) -> dict[str, float]:
-    """Return how many minutes each notebook took when it last ran."""
+    """Return how many minutes each notebook took at most: when it had to train its networks."""
     stamps = sorted((runs_root() / profile / "stamps").glob("*.json"))
-    return {path.stem: json.loads(path.read_text())["seconds"] / 60 for path in stamps}
+    return {path.stem: json.loads(path.read_text())["slowest"] / 60 for path in stamps}
 
 
 def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float:
