@@ -163,6 +163,18 @@ def test_the_fast_recipro_cam_equals_the_general_one(raw, backbone, mask, score)
     torch.testing.assert_close(fast, general, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("make", "layer"), [(standard, "net.layer3"), (topgap, "backbone.layer3")])
+def test_recipro_cam_is_what_is_left_of_the_score_when_all_cells_but_one_are_zero(raw, make, layer):
+    net, images = make(), pictures()
+    ours = recipro_cam(net, images, CLASSES, layer)
+    module = net.get_submodule(layer)
+    for cell in torch.eye(16).view(16, 4, 4):
+        handle = module.register_forward_hook(lambda m, inputs, output, cell=cell: output * cell)
+        score = net(images).softmax(1)[range(2), CLASSES].detach()
+        handle.remove()
+        torch.testing.assert_close((ours * cell).sum((1, 2)), score, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", [grad_cam, recipro_cam])
 @pytest.mark.parametrize("k", [1, 2, 0.5])
 def test_the_fast_way_is_taken_only_where_maps_are_averaged(raw, method, k):

@@ -45,7 +45,7 @@ def refused(*words):
     ("words", "message"),
     [
         (["run", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
-        (["report", "--profile", "dmo"], "topgap: no records of profile 'dmo' yet"),
+        (["report", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
         (["data", "verify", "plantd"], "topgap: data set 'plantd' is unknown: there are planted"),
         (["train", "--dataset", "plantd"], "topgap: data set 'plantd' is unknown"),
         ([*TINY, "--backbone", "resnet19"], "topgap: backbone 'resnet19' is not a timm archite"),
@@ -139,7 +139,7 @@ def test_verify_counts_images_classes_and_masks():
 def test_train_prints_the_accuracy_and_where_the_network_is(runs):
     result = topgap(*TINY, "--k", "4", "--sparsity-weight", "0.5")
     assert result.exit_code == 0, result.output
-    accuracy, folder = result.stdout.splitlines()
+    *_, accuracy, folder = result.stdout.splitlines()
     assert accuracy.startswith("planted topgap k=4 lambda=0.5 seed 0: accuracy on select 0.")
     assert accuracy.endswith("n = 400")
     assert (runs / "models").samefile(Path(folder).parent)
