@@ -71,8 +71,7 @@ def erf_map(
         raise UserError(f"ERF convention {convention!r} is unknown: use {', '.join(CONVENTIONS)}")
     with frozen(model), torch.enable_grad():
         # One forward pass serves all positions, and each costs one backward pass for all images:
-        # an image's output depends on that image alone. A batched backward pass over positions
-        # (vmap) was slower here: it gives up channels-last and copies every saved map.
+        # an image's output depends on that image alone.
         pixels = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
         outputs = output_maps(model, pixels)
         _check_positions(positions, outputs.shape[-2:])
