@@ -163,25 +163,39 @@ def test_the_fast_recipro_cam_equals_the_general_one(raw, backbone, mask, score)
     torch.testing.assert_close(fast, general, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("make", "layer"), [(standard, "net.layer3"), (topgap, "backbone.layer3")])
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (standard, "net.layer3"),
+        (topgap, "backbone.layer3"),
+        # Concatenation needs as many images as mosaics, where addition is content with one.
+        (lambda: standard("densenet121"), "net.features.denseblock4.denselayer3.conv2"),
+        (lambda: standard("test_efficientnet"), "net.blocks.1"),
+    ],
+)
 def test_recipro_cam_is_what_is_left_of_the_score_when_all_cells_but_one_are_zero(raw, make, layer):
     net, images = make(), pictures()
     ours = recipro_cam(net, images, CLASSES, layer)
     module = net.get_submodule(layer)
-    for cell in torch.eye(16).view(16, 4, 4):
+    for cell in torch.eye(ours[0].numel()).view(-1, *ours.shape[1:]):
         handle = module.register_forward_hook(lambda m, inputs, output, cell=cell: output * cell)
         score = net(images).softmax(1)[range(2), CLASSES].detach()
         handle.remove()
         torch.testing.assert_close((ours * cell).sum((1, 2)), score, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [grad_cam, recipro_cam])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_efficientnet"])
 @pytest.mark.parametrize("k", [1, 2, 0.5])
-def test_the_fast_way_is_taken_only_where_maps_are_averaged(raw, method, k):
-    net, images = standard(k=k), pictures()
-    torch.testing.assert_close(
-        method(net, images, CLASSES), method(net, images, CLASSES, "net.layer4")
-    )
+def test_a_standard_network_with_top_k_pooling_is_explained_at_the_map_it_pools(raw, backbone, k):
+    net, images, layer = standard(backbone, k=k), pictures(), POOLED[backbone]
+    fast = grad_cam(net, images, CLASSES)
+    general = grad_cam(net, images, CLASSES, layer)
+    torch.testing.assert_close(fast, general * fast[0].numel(), rtol=1e-4, atol=1e-5)
+    for mask in ("plain", "gaussian"):
+        fast = recipro_cam(net, images, CLASSES, mask=mask)
+        assert fast.flatten(1).std(1).min() > 1e-5
+        general = recipro_cam(net, images, CLASSES, layer, mask=mask)
+        torch.testing.assert_close(fast, general, rtol=1e-5, atol=1e-6)
 
 
 def test_recipro_cam_scores_of_max_pooling_are_not_those_of_averaging(raw):

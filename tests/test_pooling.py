@@ -127,6 +127,11 @@ def test_a_k_that_can_never_fit_is_refused_when_the_layer_is_made(k):
         TopKPool2d(k)
 
 
+def test_a_layer_that_has_seen_no_map_does_not_invent_its_size():
+    with pytest.raises(ValueError, match=r"from 1 to h\*w"):
+        TopKPool2d(2.5)
+
+
 @pytest.mark.parametrize("k", [np.int64(4), np.float64(4 / 6)])
 def test_numbers_from_an_array_or_a_table_are_as_good_as_pythons(k):
     torch.testing.assert_close(TopKPool2d(k)(MAPS), top_k_pool(MAPS, 4))

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from topgap_nb.data.images import ImageSet
 from topgap_nb.errors import UserError
-from topgap_nb.experiments import checkpoints, training
+from topgap_nb.experiments import checkpoints, precision, training
 from topgap_nb.experiments import spec as spec_module
 from topgap_nb.experiments.spec import RunSpec, code_digest
 from topgap_nb.experiments.training import Diverged, fold_of, loss_of, rate, run_sets, trained
@@ -300,14 +300,14 @@ def digest_after(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
-    return code_digest.__wrapped__()
+    return code_digest.__wrapped__("planted")
 
 
 def test_comments_docstrings_and_layout_do_not_change_the_code_digest(source):
-    path = source / "experiments" / "training.py"
-    assert digest_after(path, "    warm = 0.2\n", "    warm = 0.2  # a fifth\n\n") == code_digest()
-    assert digest_after(path, "then down a cosine.", "then down.") == code_digest()
-    assert digest_after(path, '"""One run: from', '"""From') == code_digest()
+    path, before = source / "experiments" / "training.py", code_digest("planted")
+    assert digest_after(path, "    warm = 0.2\n", "    warm = 0.2  # a fifth\n\n") == before
+    assert digest_after(path, "then down a cosine.", "then down.") == before
+    assert digest_after(path, '"""One run: from', '"""From') == before
 
 
 @pytest.mark.parametrize(
@@ -320,12 +320,19 @@ def test_comments_docstrings_and_layout_do_not_change_the_code_digest(source):
     ],
 )
 def test_code_that_decides_the_weights_changes_the_code_digest(source, file, old, new):
-    assert digest_after(source / file, old, new) != code_digest()
+    assert digest_after(source / file, old, new) != code_digest("planted")
+
+
+def test_another_data_sets_code_does_not_change_the_code_digest(source):
+    path = source / "data" / "pneumonia.py"
+    path.write_text(path.read_text() + "\nCHANGED = True\n")
+    assert code_digest.__wrapped__("planted") == code_digest("planted")
+    assert code_digest.__wrapped__("pneumonia") != code_digest("pneumonia")
 
 
 def test_code_that_only_shows_results_does_not_change_the_code_digest(source):
     path = source / "workbook" / "figures.py"
-    assert digest_after(path, "fontsize=9", "fontsize=8") == code_digest()
+    assert digest_after(path, "fontsize=9", "fontsize=8") == code_digest("planted")
 
 
 # Interruption and damage
@@ -443,6 +450,7 @@ def test_a_nan_loss_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, m
             terms = terms._replace(cross_entropy=terms.cross_entropy * math.nan)
         return terms, logits
 
+    monkeypatch.setattr(precision, "faster_dtype", lambda step: torch.float32)
     monkeypatch.setattr(training, "loss_of", poisoned)
     with pytest.raises(Diverged, match="the loss is nan at step 1 of epoch 2") as diverged:
         trained(TINY, tmp_path, quiet=True)
@@ -501,6 +509,7 @@ def test_the_new_head_learns_at_its_own_rate():
         ({"fold": 0, "folds": 1}, "folds = 1 must be at least 2"),
         ({"train_images": 0}, "train_images = 0"),
         ({"train_images": -5}, "train_images = -5"),
+        ({"options": {"split": "test"}}, "options cannot set split"),
     ],
 )
 def test_a_specification_out_of_range_is_refused(choices, words):
@@ -524,6 +533,13 @@ def test_a_specification_out_of_range_is_refused(choices, words):
 def test_a_choice_that_does_not_exist_is_refused_when_training_starts(tmp_path, choices, words):
     with pytest.raises(UserError, match=words):
         trained(TINY.but(**choices), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("choices", [{"dataset": "nowhere"}, {"backbone": "resnet19"}])
+def test_a_mistyped_name_leaves_no_run_behind(tmp_path, choices):
+    with pytest.raises(UserError):
+        trained(TINY.but(**choices), tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir())
 
 
 # Sets and folds

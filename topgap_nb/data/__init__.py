@@ -26,8 +26,7 @@ def open_dataset(name: str, split: str = "train", image_size: int = 64, **option
     Raises:
         UserError: unknown name, split or option.
     """
-    if name not in DATASETS:
-        raise UserError(f"data set {name!r} is unknown: there are {', '.join(sorted(DATASETS))}")
+    check_dataset(name)
     if split not in SPLITS:
         raise UserError(f"split {split!r} is unknown: use {', '.join(SPLITS)}")
     if image_size < 16:
@@ -38,3 +37,9 @@ def open_dataset(name: str, split: str = "train", image_size: int = 64, **option
         if "unexpected keyword" not in str(error):
             raise
         raise UserError(f"data set {name!r}: {str(error).split(') ')[-1]}") from error
+
+
+def check_dataset(name: str) -> None:
+    """Raise a UserError that lists the data sets, unless ``name`` is one of them."""
+    if name not in DATASETS:
+        raise UserError(f"data set {name!r} is unknown: there are {', '.join(sorted(DATASETS))}")

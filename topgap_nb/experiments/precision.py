@@ -14,14 +14,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_avx512() -> bool:
+    """Return whether the CPU has AVX-512, and torch uses it."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def faster_dtype(step: Callable[[], None]) -> torch.dtype:
-    """Return bfloat16 where it makes ``step`` faster here, else float32.
+    """Return bfloat16 where it makes ``step`` clearly faster here, else float32.
 
     A CPU without AVX-512 has no bfloat16 arithmetic and is not measured. Elsewhere both formats
-    take turns, since fast on paper is not fast on every network: depthwise ones often lose.
+    take turns, since fast on paper is not fast on every network: depthwise ones often lose. A gain
+    below a quarter is left: it would change the numbers, and with luck the choice, for little.
     """
     kind = device().type
-    if kind == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+    if kind == "cpu" and not has_avx512():
         return torch.float32
     seconds = {torch.float32: [], torch.bfloat16: []}
     for _ in range(4):
@@ -33,12 +39,23 @@ def faster_dtype(step: Callable[[], None]) -> torch.dtype:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     # The first round warms up.
-    return min(seconds, key=lambda dtype: min(seconds[dtype][1:]))
+    best = {dtype: min(times[1:]) for dtype, times in seconds.items()}
+    gain = best[torch.float32] / best[torch.bfloat16]
+    return torch.bfloat16 if gain > 1.25 else torch.float32
 
 
-def run_dtype(folder: Path, step: Callable[[], None]) -> torch.dtype:
-    """Return the number format of a run: the one it was started with, or the faster one."""
-    note = folder / "dtype"
-    if not note.exists():
-        write_atomic(note, str(faster_dtype(step)).removeprefix("torch."))
-    return getattr(torch, note.read_text())
+def run_dtype(folder: Path, kind: str, step: Callable[[], None]) -> torch.dtype:
+    """Return the number format of a run: the one it was started with, or the faster one.
+
+    Args:
+        folder: of the run, inside the folder of all runs.
+        kind: what runs must share to share a format. It is measured for the first of them, so that
+            networks that are compared differ in nothing but the method.
+        step: one forward and backward pass of this run.
+    """
+    own, shared = folder / "dtype", folder.parent / ".dtypes" / f"{kind}-{device().type}"
+    if not own.exists():
+        if not shared.exists():
+            write_atomic(shared, str(faster_dtype(step)).removeprefix("torch."))
+        write_atomic(own, shared.read_text())
+    return getattr(torch, own.read_text())

@@ -19,15 +19,16 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from topgap_nb.data import ImageSet, open_dataset
+from topgap_nb.data import ImageSet, check_dataset, open_dataset
 from topgap_nb.data.augment import augment
 from topgap_nb.data.images import as_float
 from topgap_nb.experiments import checkpoints
 from topgap_nb.experiments.depthwise import speed_up_depthwise
-from topgap_nb.experiments.precision import device, run_dtype
+from topgap_nb.experiments.precision import device, has_avx512, run_dtype
 from topgap_nb.experiments.spec import RunSpec
 from topgap_nb.method.loss import LossTerms, sparsity_loss, top_gap_loss
 from topgap_nb.method.model import MapClassifier, build_model
+from topgap_nb.method.weights import check_backbone
 
 
 class Diverged(ArithmeticError):
@@ -92,6 +93,9 @@ def trained(spec: RunSpec, runs: Path | str | None = None, quiet: bool = False) 
         Diverged: the loss became NaN or infinite; names the step and the last good checkpoint.
         UserError: the specification names a data set, backbone, ... that does not exist.
     """
+    # A mistyped name must not leave an empty run behind.
+    check_dataset(spec.dataset)
+    check_backbone(spec.backbone)
     folder = checkpoints.run_folder(spec, runs)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -109,7 +113,9 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
     sets = run_sets(spec)
     train = sets["train"]
     classes = len(train.class_names)
-    model = speed_up_depthwise(untrained(spec, classes))
+    model = untrained(spec, classes)
+    if not has_avx512():
+        speed_up_depthwise(model)
     optimizer = _optimizer(model, spec)
     start, history = checkpoints.resume(folder, model, optimizer)
     pixels, labels = train.pixels.to(device()), train.labels.to(device())
@@ -117,7 +123,8 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     trial = copy.deepcopy(model).train()
     first = as_float(pixels[: spec.batch_size]), labels[: spec.batch_size]
-    dtype = run_dtype(folder, lambda: loss_of(trial, *first, spec)[0].total.backward())
+    kind = f"{spec.backbone}-{spec.image_size}"
+    dtype = run_dtype(folder, kind, lambda: loss_of(trial, *first, spec)[0].total.backward())
     if not quiet:
         tqdm.write(f"{spec.title}: training on {device()} in {str(dtype).removeprefix('torch.')}")
     bar = tqdm(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from topgap_nb.errors import UserError
 from topgap_nb.measures.frozen import frozen
 from topgap_nb.method.model import MapClassifier, StandardNet, TopGapNet, explanation_map
-from topgap_nb.method.pooling import is_average
+from topgap_nb.method.pooling import TopKPool2d, is_average
 
 # The pyramid's sum, which the class convolution reads.
 PYRAMID_SUM = "head.dropout"
@@ -49,18 +49,20 @@ def grad_cam(
         images: (N, 3, H, W) in [0, 1].
         class_idx: the class to explain: one for all, (N,) one each, or None for the predicted.
         layer: name of the module whose output is X, as in ``model.named_modules()``. None is the
-            last feature map of the backbone. On a network that averages class maps this is the
-            network's own CAM up to ReLU and bias, and is computed so: one forward pass.
+            last feature map: the one a standard network pools, or the backbone's. On a standard
+            network with class maps this is their map up to ReLU and bias (its gradient has the
+            same sign and mean whichever positions are pooled), and is computed so: one forward
+            pass.
 
     Source: paper, Definition 4.
     """
     if layer == PYRAMID_SUM and isinstance(model, TopGapNet):
         _warn_degenerate("Grad-CAM", layer, "the network's own CAM up to ReLU, scale and bias")
     with frozen(model):
-        if layer is None and _averages_maps(model):
+        if layer is None and _pools_class_maps(model):
             with torch.no_grad():
                 maps = model.class_maps(images)
-                chosen = _chosen(maps.mean((2, 3)), class_idx)
+                chosen = _chosen(model.pool(maps), class_idx)
                 evidence = _pick(maps, chosen) - model.net.get_classifier().bias[chosen, None, None]
             return explanation_map(F.relu(evidence), images.shape[-2:])
         activations, logits = _run_to(model, images, layer or _last_layer(model))
@@ -103,19 +105,25 @@ def recipro_cam(
             f"recipro_cam has mask 'plain' or 'gaussian' and score 'softmax' or 'logit', "
             f"not {mask!r} and {score!r}"
         )
-    closed = layer is None and _averages_maps(model)
-    if score == "logit" and (closed or layer == PYRAMID_SUM):
+    pooled = layer is None and _pools_class_maps(model)
+    averaged = pooled and is_average(model.pool.k)
+    if score == "logit" and (averaged or layer == PYRAMID_SUM):
         _warn_degenerate(
             "Recipro-CAM", layer or "the last feature map", "the network's own CAM up to a constant"
         )
     with frozen(model), torch.no_grad():
-        if closed:
+        if averaged:
             logits, cells = _closed_cells(model, images, mask)
+        elif pooled:
+            final = model.net.forward_features(model.normalised(images))
+            logits = model.pool(model.maps_of(final))
+            rest = _PooledRest(model)
+            cells = _masked_cells(final, rest, mask, chunk)
         else:
-            logits, cells = _masked_cells(
-                model, images, layer or _last_layer(model), mask, score, chunk
-            )
-        if closed and score == "softmax":
+            layer = layer or _last_layer(model)
+            final, logits = _run_to(model, images, layer)
+            cells = _masked_cells(final, _Rest(model, images, layer), mask, chunk)
+        if score == "softmax":
             cells = cells.softmax(1)
     maps = _pick(cells, _chosen(logits, class_idx))
     return explanation_map(maps, images.shape[-2:])
@@ -129,25 +137,53 @@ def _closed_cells(model: StandardNet, images: Tensor, mask: str) -> tuple[Tensor
     share = maps.new_ones(1, 1, *maps.shape[-2:])
     if mask == "gaussian":
         share = F.conv2d(share, _kernel(maps), padding=1)
-    return maps.mean((2, 3)), (maps - bias) * share / positions + bias
+    return model.pool(maps), (maps - bias) * share / positions + bias
 
 
-def _masked_cells(model, images, layer, mask, score, chunk) -> tuple[Tensor, Tensor]:
-    """Return (logits, cell scores (N, C, h, w)) by running the rest of the network per cell."""
-    activations, logits = _run_to(model, images, layer)
-    count, _, height, width = activations.shape
-    cells = torch.eye(height * width, device=images.device).view(-1, 1, height, width)
+def _masked_cells(final: Tensor, rest, mask: str, chunk: int) -> Tensor:
+    """Return cell scores (N, C, h, w): ``rest(image, mosaics)``, a logit row per mosaic."""
+    count, _, height, width = final.shape
+    cells = torch.eye(height * width, device=final.device).view(-1, 1, height, width)
     if mask == "gaussian":
         cells = F.conv2d(cells, _kernel(cells), padding=1)
     scores = []
     for index in range(count):
         for part in range(0, len(cells), chunk):
             # The kept vector is the cell's own, also where the Gaussian spreads it.
-            rows = activations[index].flatten(1).T[part : part + chunk, :, None, None]
-            mosaics = rows * cells[part : part + chunk]
-            out = _run_from(model, images[index : index + 1], layer, mosaics)
-            scores.append(out.softmax(1) if score == "softmax" else out)
-    return logits, torch.cat(scores).view(count, height, width, -1).permute(0, 3, 1, 2)
+            rows = final[index].flatten(1).T[part : part + chunk, :, None, None]
+            scores.append(rest(index, rows * cells[part : part + chunk]))
+    return torch.cat(scores).view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+class _PooledRest:
+    """What a standard network makes of its last feature map."""
+
+    def __init__(self, model: StandardNet):
+        self.model = model
+
+    def __call__(self, index: int, mosaics: Tensor) -> Tensor:
+        return self.model.pool(self.model.maps_of(mosaics))
+
+
+class _Rest:
+    """What a network makes of the output of ``layer``, with an image's own output replaced."""
+
+    def __init__(self, model: nn.Module, images: Tensor, layer: str):
+        self.model, self.images, self.layer = model, images, layer
+        self.expand = False
+
+    def __call__(self, index: int, mosaics: Tensor) -> Tensor:
+        image = self.images[index : index + 1]
+        if not self.expand:
+            # One image serves all mosaics as long as what goes around the layer is only added to.
+            try:
+                return self._run(image, mosaics)
+            except RuntimeError:
+                self.expand = True
+        return self._run(image.expand(len(mosaics), -1, -1, -1), mosaics)
+
+    def _run(self, images: Tensor, mosaics: Tensor) -> Tensor:
+        return _hooked(self.model, self.layer, lambda module, inputs, output: mosaics, images)
 
 
 def _kernel(like: Tensor) -> Tensor:
@@ -172,12 +208,6 @@ def _run_to(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tenso
     return kept[-1], logits
 
 
-def _run_from(model: nn.Module, image: Tensor, layer: str, replacement: Tensor) -> Tensor:
-    """Return logits of the network with the output of ``layer`` replaced by several others."""
-    expanded = image.expand(len(replacement), -1, -1, -1)
-    return _hooked(model, layer, lambda module, inputs, output: replacement, expanded)
-
-
 def _hooked(model: nn.Module, layer: str, hook, images: Tensor) -> Tensor:
     modules = dict(model.named_modules())
     if layer not in modules:
@@ -193,8 +223,8 @@ def _hooked(model: nn.Module, layer: str, hook, images: Tensor) -> Tensor:
         handle.remove()
 
 
-def _averages_maps(model: nn.Module) -> bool:
-    return isinstance(model, StandardNet) and is_average(getattr(model.pool, "k", None))
+def _pools_class_maps(model: nn.Module) -> bool:
+    return isinstance(model, StandardNet) and isinstance(model.pool, TopKPool2d)
 
 
 def _last_layer(model: MapClassifier) -> str:

@@ -1,7 +1,7 @@
 """Top-k pooling of class maps: Definition 5 of the paper, its section 3.2."""
 
 import operator
-from numbers import Integral
+import sys
 
 from torch import Tensor, nn
 
@@ -30,8 +30,8 @@ def pixel_constraint(k: int | float, positions: int) -> int:
     if isinstance(k, float):
         if not 0.0 < k <= 1.0:
             raise UserError(
-                f"k = {k} is neither a count nor a share: give an integer from 1 to {positions} "
-                f"(the positions of the class map) or a float in (0, 1]"
+                f"k = {k} is neither a count nor a share: give an integer from 1 to "
+                f"{_words(positions)} or a float in (0, 1]"
             )
         return max(1, round(k * positions))
     try:
@@ -40,10 +40,14 @@ def pixel_constraint(k: int | float, positions: int) -> int:
         count = 0
     if isinstance(k, bool) or not 1 <= count <= positions:
         raise UserError(
-            f"k = {k!r} does not fit a class map of {positions} positions: "
-            f"give an integer from 1 to {positions}, or a float share in (0, 1]"
+            f"k = {k!r} does not fit a class map of {_words(positions)} positions: "
+            f"give an integer from 1 to {_words(positions)}, or a float share in (0, 1]"
         )
     return count
+
+
+def _words(positions: int) -> str:
+    return "h*w" if positions == sys.maxsize else str(positions)
 
 
 def is_average(k: int | float) -> bool:
@@ -91,7 +95,7 @@ class TopKPool2d(nn.Module):
     def __init__(self, k: int | float):
         super().__init__()
         # Only a lower bound can be checked before a map is seen.
-        pixel_constraint(k, max(1, k) if isinstance(k, Integral) else 1)
+        pixel_constraint(k, sys.maxsize)
         self.k = k
 
     def forward(self, class_maps: Tensor) -> Tensor:

@@ -29,12 +29,7 @@ def create_backbone(name: str, pretrained: bool = False, **options) -> nn.Module
     Raises:
         UserError: the architecture is unknown, or its weights cannot be had; it says what can.
     """
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-        raise UserError(
-            f"backbone {name!r} is not a timm architecture"
-            + (f"; near it are {near}" if near else "; `timm.list_models()` lists them")
-        )
+    check_backbone(name)
     if not pretrained:
         return timm.create_model(name, pretrained=False, **options)
     if name in EMBEDDED:
@@ -50,6 +45,16 @@ def create_backbone(name: str, pretrained: bool = False, **options) -> nn.Module
         ) from error
 
 
+def check_backbone(name: str) -> None:
+    """Raise a UserError that names what is near, unless ``name`` is a timm architecture."""
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise UserError(
+            f"backbone {name!r} is not a timm architecture"
+            + (f"; near it are {near}" if near else "; `timm.list_models()` lists them")
+        )
+
+
 @cache
 def embedded_weights(name: str) -> dict[str, Tensor]:
     """Return the embedded ImageNet weights of ``name`` under timm's parameter names."""
@@ -59,6 +64,8 @@ def embedded_weights(name: str) -> dict[str, Tensor]:
     (file,) = Path(package.origin).parent.glob("models/*.pth")
     theirs = torch.load(file, map_location="cpu", weights_only=True)
     ours = timm.create_model(name).state_dict()
+    if len(ours) != len(theirs):
+        raise UserError(f"{file} holds {len(theirs)} tensors where {name} has {len(ours)}")
     # Both lists run in the order of the computation; only the names differ.
     renamed = dict(zip(ours, theirs.values(), strict=True))
     wrong = [key for key, tensor in renamed.items() if tensor.shape != ours[key].shape]

@@ -125,7 +125,7 @@ def save_table(frame: pd.DataFrame, folder: Path, name: str, provenance: str) ->
     head = [c.replace("_", " ") for c in view]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in view.itertuples(index=False)]
-    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     write_atomic(folder / f"{name}.md", "\n".join([*lines, "", provenance, ""]))
     escaped = view.set_axis(head, axis=1).replace({"–": "--"}, regex=True)
     latex = escaped.to_latex(index=False, escape=True)
