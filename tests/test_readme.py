@@ -28,10 +28,10 @@ def test_the_notebooks_are_those_of_the_book():
     assert without_minutes == [row.rsplit("|", 2)[0] for row in drawn]
 
 
-def test_the_minutes_add_up():
+def test_the_whole_takes_longer_than_its_longest_notebook_and_less_than_their_sum():
     rows = _block("notebooks").splitlines()[2:]
-    minutes = sum(float(row.rsplit("|", 2)[1]) for row in rows)
-    assert int(_block("total")) == pytest.approx(minutes, abs=0.6)
+    minutes = [float(row.rsplit("|", 2)[1]) for row in rows]
+    assert max(minutes) - 0.5 <= int(_block("total")) <= sum(minutes) + 0.5
 
 
 def test_every_local_link_leads_somewhere():

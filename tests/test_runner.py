@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import threading
+import time
 
 import nbformat
 import papermill
@@ -80,7 +82,7 @@ def test_a_notebook_gets_its_parameters_and_leaves_its_outputs(shelf):
     printed = "".join(out["text"] for cell in copy.cells for out in cell.get("outputs", []))
     assert printed == "smoke ring 1 [1, 2] True\n"
     assert [line.split()[0] for line in lines] == ["[1/1]", "[1/1]", "1"]
-    assert set(runner.minutes("smoke")) == {"01_a"}
+    assert set(runner.minutes("smoke")) == {"01_a", runner.WHOLE}
     run_book("smoke", echo=lines.append)
     assert "unchanged, skipped" in lines[3]
 
@@ -88,7 +90,7 @@ def test_a_notebook_gets_its_parameters_and_leaves_its_outputs(shelf):
 def test_a_failing_cell_is_named_and_stops_the_book(shelf):
     where = shelf(_01_a=notebook("ready = 1", FAILS), _02_b=notebook())
     with pytest.raises(NotebookFailed) as failed:
-        run_book("smoke", echo=lambda line: None)
+        run_book("smoke", jobs=1, echo=lambda line: None)
     copy = where / "executed" / "01_a.ipynb"
     message = str(failed.value)
     number = int(re.search(r"01_a\.ipynb, cell \[(\d+)\]: KeyError: 'ring'", message).group(1))
@@ -143,7 +145,7 @@ def test_promises_stand_in_the_outputs_row_only():
 
 def ran(executed, **choices):
     before = len(executed)
-    run_book("smoke", echo=lambda line: None, **choices)
+    run_book("smoke", jobs=1, echo=lambda line: None, **choices)
     return [name for name, _ in executed[before:]]
 
 
@@ -207,7 +209,62 @@ def test_a_stamp_says_how_long_the_notebook_took(shelf, executed):
     where = shelf(_01_a=notebook())
     ran(executed)
     stamp = json.loads((where / "stamps" / "01_a.json").read_text())
-    assert runner.minutes("smoke") == {"01_a": stamp["slowest"] / 60}
+    assert runner.minutes("smoke")["01_a"] == stamp["slowest"] / 60
+
+
+def test_the_minutes_of_the_whole_are_those_of_a_run_that_skipped_nothing(shelf, executed):
+    shelf(_01_a=notebook(), _02_b=notebook())
+    ran(executed, only=("01",))
+    ran(executed)
+    assert runner.WHOLE not in runner.minutes("smoke")
+    ran(executed, force=True)
+    assert runner.WHOLE in runner.minutes("smoke")
+
+
+# Side by side
+
+
+def test_two_notebooks_run_at_once_and_the_scoreboard_when_all_are_done(shelf, monkeypatch):
+    shelf(_01_a=notebook(), _02_b=notebook(), _03_c=notebook(), _90_d=notebook())
+    pair, order = threading.Barrier(2), []
+
+    def execute(path, book, profile, threads):
+        if path.stem in ("01_a", "02_b"):
+            pair.wait(timeout=20)
+        order.append(path.stem)
+        return 0.0
+
+    monkeypatch.setattr(runner, "_execute", execute)
+    run_book("smoke", jobs=2, echo=lambda line: None)
+    assert sorted(order) == ["01_a", "02_b", "03_c", "90_d"]
+    assert order[-1] == "90_d"
+
+
+def test_after_a_failure_what_runs_is_finished_and_no_scoreboard_drawn(shelf, monkeypatch):
+    shelf(_01_a=notebook(), _02_b=notebook(), _03_c=notebook(), _90_d=notebook())
+    pair, order = threading.Barrier(2), []
+
+    def execute(path, book, profile, threads):
+        order.append(path.stem)
+        pair.wait(timeout=20)
+        if path.stem == "01_a":
+            raise NotebookFailed("01_a.ipynb")
+        time.sleep(0.2)
+        return 0.0
+
+    monkeypatch.setattr(runner, "_execute", execute)
+    with pytest.raises(NotebookFailed, match=r"01_a\.ipynb"):
+        run_book("smoke", jobs=2, echo=lambda line: None)
+    assert order == ["01_a", "02_b"]
+    assert "02_b" in runner.minutes("smoke")
+
+
+def test_notebooks_side_by_side_share_the_cores(shelf, monkeypatch):
+    shelf(_01_a=notebook("import os; print(os.environ['OMP_NUM_THREADS'])"))
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    run_book("smoke", jobs=2, echo=lambda line: None)
+    copy = nbformat.read(runner.runs_root() / "smoke" / "executed" / "01_a.ipynb", as_version=4)
+    assert copy.cells[-1].outputs[0]["text"] == "3\n"
 
 
 # Parameters

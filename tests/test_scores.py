@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,24 @@ def test_the_bootstrap_interval_of_a_large_sample_is_the_normal_one():
     assert estimate.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
+def test_the_spread_of_runs_is_that_of_a_mean_of_so_many():
+    # Runs that differ by constants: the images add nothing.
+    for runs in (2, 3, 5):
+        levels = np.random.default_rng(runs).standard_normal(runs)
+        means = [
+            bootstrap(np.repeat(levels[:, None], 4, 1), resamples=1, seed=s).low
+            for s in range(4000)
+        ]
+        assert np.var(means) == pytest.approx(levels.var(ddof=1) / runs, rel=0.1)
+
+
+def test_a_share_stays_a_share():
+    hits = np.ones((2, 40), dtype=bool)
+    hits[0, :4] = False
+    estimate = bootstrap(hits)
+    assert estimate.low < 0.9 < 0.95 < estimate.high <= 1
+
+
 def test_about_95_of_100_bootstrap_intervals_cover_the_truth():
     rng = np.random.default_rng(1)
     estimates = [bootstrap(rng.random(60), resamples=400, seed=i) for i in range(300)]
@@ -206,10 +226,11 @@ def test_runs_that_differ_widen_the_interval_and_runs_that_agree_do_not():
 def test_the_two_way_interval_is_that_of_resampling_runs_and_images_one_after_the_other():
     rng = np.random.default_rng(0)
     values = rng.random((4, 40)) + rng.normal(0, 0.1, size=(4, 1))
-    means = [
-        values[rng.integers(0, 4, size=4)][:, rng.integers(0, 40, size=40)].mean()
-        for _ in range(4000)
-    ]
+    means = []
+    for _ in range(4000):
+        seen = values[:, rng.integers(0, 40, size=40)].mean(1)
+        run_part = seen[rng.integers(0, 4, size=4)].mean() - seen.mean()
+        means.append(seen.mean() + math.sqrt(4 / 3) * run_part)
     estimate = bootstrap(values, resamples=4000)
     assert estimate[1:3] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.012)
 

@@ -1,5 +1,6 @@
 """The ``topgap`` command. Bad input ends in one line and exit code 2; a failed notebook in 1."""
 
+import os
 import sys
 
 import click
@@ -43,7 +44,8 @@ def main() -> None:
 @click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper.")
 @click.option("--only", multiple=True, metavar="NN", help="Beginning of a notebook's name.")
 @click.option("--force", is_flag=True, help="Run also what has not changed.")
-def run(profile: str, only: tuple[str, ...], force: bool) -> None:
+@click.option("--jobs", type=click.IntRange(1), help="Notebooks at a time; by default one a core.")
+def run(profile: str, only: tuple[str, ...], force: bool, jobs: int | None) -> None:
     """Execute the notebooks headlessly.
 
     A notebook is skipped when neither it, the package, its parameters nor its inputs changed since
@@ -52,7 +54,12 @@ def run(profile: str, only: tuple[str, ...], force: bool) -> None:
     """
     from topgap_nb.workbook.runner import run_book
 
-    run_book(profile, only, force, echo=click.echo)
+    try:
+        run_book(profile, only, force, jobs, echo=click.echo)
+    except KeyboardInterrupt:
+        click.echo("topgap: stopped; the same command goes on where this one was", err=True)
+        # Not sys.exit, which would wait for the notebooks; their kernels end with this process.
+        os._exit(130)
 
 
 @main.command()

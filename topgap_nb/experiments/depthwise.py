@@ -1,9 +1,10 @@
 """Depthwise convolutions whose backward pass is fast on a CPU.
 
-On CPUs without AVX-512 the library's gradients of depthwise convolutions fall to slow kernels in
-two places: the weight gradient on small maps, and the input gradient at stride 2. Together they
-take more than a third of a training step of the EfficientNets. Written as sums over the kernel's
-offsets, one multiplication of shifted maps each, they take a fraction of it (benchmarks/model.py).
+The library's gradients of depthwise convolutions fall to slow kernels in places: the weight
+gradient of 5x5 kernels on small maps, and without AVX-512 that of all kernels on small maps and the
+input gradient at stride 2. Together they take a sixth to a third of a training step of the
+EfficientNets. Written as sums over the kernel's offsets, one multiplication of shifted maps each,
+they take a fraction of it (benchmarks/model.py).
 """
 
 from collections.abc import Iterator
@@ -13,8 +14,14 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame, pad_same
 from torch import Tensor, nn
 
-# On larger maps the library's own weight gradient is the faster one.
-MOST_POSITIONS = 49
+from topgap_nb.experiments.precision import has_avx512
+
+
+def _by_hand(kernel: int, stride: int, positions: int) -> tuple[bool, bool]:
+    """Return whether the sums beat the library for (input, weight); measured, see the benchmark."""
+    if has_avx512():
+        return False, kernel >= 5 and positions <= 144
+    return stride > 1, positions <= 49
 
 
 def _overlaps(kernel: int, stride: int, size: int, padding: int) -> Iterator[tuple]:
@@ -41,8 +48,8 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple:
         images, weight = ctx.saved_tensors
         stride, padding = ctx.stride, ctx.padding
-        small = gradient.shape[-1] * gradient.shape[-2] <= MOST_POSITIONS
-        by_hand = (stride > 1 and ctx.needs_input_grad[0], small and ctx.needs_input_grad[1])
+        faster = _by_hand(weight.shape[-1], stride, gradient.shape[-1] * gradient.shape[-2])
+        by_hand = [n and f for n, f in zip(ctx.needs_input_grad, faster, strict=False)]
         by_library = [n and not h for n, h in zip(ctx.needs_input_grad, by_hand, strict=False)]
         to_images = to_weight = None
         if any(by_library):
@@ -88,8 +95,7 @@ def speed_up_depthwise(model: nn.Module) -> nn.Module:
     """Give the model's depthwise convolutions the fast backward pass, in place.
 
     Outputs are the same to the bit; gradients agree to rounding (tests/test_depthwise.py). Modules
-    keep their names and parameters. On a GPU, or in mixed precision, the library's path runs; with
-    AVX-512 that is the faster one on a CPU too, so training does not call this there.
+    keep their names and parameters. On a GPU, or in mixed precision, the library's path runs.
     """
     faster = {nn.Conv2d: _DepthwiseConv2d, Conv2dSame: _DepthwiseConv2dSame}
     for module in model.modules():

@@ -11,11 +11,13 @@ import copy
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,7 +26,7 @@ from topgap_nb.data.augment import augment
 from topgap_nb.data.images import as_float
 from topgap_nb.experiments import checkpoints
 from topgap_nb.experiments.depthwise import speed_up_depthwise
-from topgap_nb.experiments.precision import device, has_avx512, run_dtype
+from topgap_nb.experiments.precision import device, run_dtype
 from topgap_nb.experiments.spec import RunSpec
 from topgap_nb.method.loss import LossTerms, sparsity_loss, top_gap_loss
 from topgap_nb.method.model import MapClassifier, build_model
@@ -98,7 +100,7 @@ def trained(spec: RunSpec, runs: Path | str | None = None, quiet: bool = False) 
     check_backbone(spec.backbone)
     folder = checkpoints.run_folder(spec, runs)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    with _lock(folder, spec.title, quiet):
         done = checkpoints.read_finished(folder)
         if done is None:
             done = _train(spec, folder, quiet)
@@ -109,13 +111,27 @@ def trained(spec: RunSpec, runs: Path | str | None = None, quiet: bool = False) 
     return Trained(spec, model.eval().requires_grad_(False), history, folder)
 
 
+@contextmanager
+def _lock(folder: Path, title: str, quiet: bool) -> Iterator[None]:
+    """Hold a run's folder; say so when another process holds it."""
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        if not quiet:
+            tqdm.write(f"{title}: another process is training it; waiting for its result")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], int]:
     sets = run_sets(spec)
     train = sets["train"]
     classes = len(train.class_names)
-    model = untrained(spec, classes)
-    if not has_avx512():
-        speed_up_depthwise(model)
+    model = speed_up_depthwise(untrained(spec, classes))
     optimizer = _optimizer(model, spec)
     start, history = checkpoints.resume(folder, model, optimizer)
     pixels, labels = train.pixels.to(device()), train.labels.to(device())

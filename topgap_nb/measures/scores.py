@@ -59,7 +59,8 @@ def bootstrap(values: Tensor | np.ndarray, resamples: int = 2000, seed: int = 0)
 
     Args:
         values: (N,), one per test image; or (R, N) with one row per run (seed or fold) on the same
-            images. Runs and images are then resampled independently, so the interval covers both.
+            images. Runs and images are then resampled independently, so the interval covers both;
+            the part of the runs is widened by sqrt(R / (R - 1)), which their resampling loses.
             For a paired comparison pass the differences. Booleans that all agree get a Wilson
             interval instead of one without width.
 
@@ -71,6 +72,7 @@ def bootstrap(values: Tensor | np.ndarray, resamples: int = 2000, seed: int = 0)
     if values.dtype == bool and (values.all() or not values.any()):
         # No resample could show a miss, or a hit; that is not certainty.
         return proportion(values[0])
+    share = values.dtype == bool
     values = values.astype(float)
     runs, n = values.shape
     rng = np.random.default_rng(seed)
@@ -78,9 +80,12 @@ def bootstrap(values: Tensor | np.ndarray, resamples: int = 2000, seed: int = 0)
     chosen = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples) / runs
     mean = values.mean()
     # Resampling the distances from the mean keeps rounding out of an interval without width.
-    means = mean + (chosen * (images @ (values - mean).T)).sum(1)
+    of_run = images @ (values - mean).T
+    of_all = of_run.mean(1, keepdims=True)
+    widen = np.sqrt(runs / max(runs - 1, 1))
+    means = mean + of_all[:, 0] + widen * (chosen * (of_run - of_all)).sum(1)
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(means.clip(0, 1) if share else means, [tail, 100 - tail])
     return Estimate(float(mean), float(low), float(high), n)
 
 

@@ -20,7 +20,7 @@ def set_style() -> None:
     sns.set_theme(style="whitegrid", palette="colorblind", context="notebook")
     plt.rcParams.update(
         {
-            "figure.dpi": 110, "savefig.dpi": 160, "savefig.bbox": "tight", "axes.grid": True,
+            "figure.dpi": 110, "savefig.dpi": 130, "savefig.bbox": "tight", "axes.grid": True,
             "grid.alpha": 0.4, "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
             "xtick.labelsize": 9, "ytick.labelsize": 9, "image.cmap": MAP_COLOURS,
             "figure.constrained_layout.use": True, "pdf.fonttype": 42,

@@ -10,7 +10,7 @@ from topgap_nb.errors import UserError
 from topgap_nb.experiments.checkpoints import ROOT, write_atomic
 from topgap_nb.experiments.records import Verdict, load_records
 from topgap_nb.workbook.book import outputs_folder
-from topgap_nb.workbook.runner import all_notebooks, minutes, promised_outputs
+from topgap_nb.workbook.runner import WHOLE, all_notebooks, minutes, promised_outputs
 
 
 def fill_readme(profile: str = "demo", path: Path = ROOT / "README.md") -> None:
@@ -22,14 +22,16 @@ def fill_readme(profile: str = "demo", path: Path = ROOT / "README.md") -> None:
         UserError: a notebook of the profile has not been run.
     """
     took = minutes(profile)
-    missing = [p.stem for p in all_notebooks() if p.stem not in took]
+    missing = [name for name in (*(p.stem for p in all_notebooks()), WHOLE) if name not in took]
     if missing:
-        raise UserError(f"run `topgap run --profile {profile}` first: no run of {missing[0]} yet")
+        raise UserError(
+            f"no run of {missing[0]} yet: `topgap run --profile {profile} --force` runs all"
+        )
     hardware = next(e.hardware for e in load_records(profile) if isinstance(e, Verdict))
     blocks = {
         "verdicts": verdict_table(outputs_folder(profile)),
         "notebooks": notebook_table(took),
-        "total": f"{sum(took.values()):.0f}",
+        "total": f"{took[WHOLE]:.0f}",
         "hardware": hardware,
     }
     text = path.read_text()

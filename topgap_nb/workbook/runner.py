@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import re
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +25,9 @@ from topgap_nb.experiments.recipes import profile_file, read_profile
 from topgap_nb.workbook.book import outputs_folder
 
 NOTEBOOKS = ROOT / "notebooks"
+# The notebook that reads the others' records.
+LAST = "90"
+WHOLE = "whole"
 
 
 class NotebookFailed(RuntimeError):
@@ -154,14 +159,23 @@ def promised_outputs(book: nbformat.NotebookNode) -> list[str]:
 
 
 def run_book(
-    profile_name: str, only: tuple[str, ...] = (), force: bool = False, echo=print
+    profile_name: str,
+    only: tuple[str, ...] = (),
+    force: bool = False,
+    jobs: int | None = None,
+    echo=print,
 ) -> None:
-    """Execute notebooks in order; stop at the first that fails.
+    """Execute notebooks, in order and several at a time; start none after one has failed.
+
+    A notebook alone leaves a core idle while it imports and draws, and a network trains faster on
+    two cores as two networks on one each. They share trained networks: who needs one that another
+    is training waits for it. The scoreboard reads what all others wrote, so it runs last.
 
     Args:
         profile_name: ``smoke``, ``demo`` or ``paper``.
         only: beginnings of notebook names; empty runs all.
         force: also run notebooks for which nothing changed.
+        jobs: how many run at a time; by default one per core up to 4, or one where there is a GPU.
         echo: where the progress lines go.
 
     Raises:
@@ -174,28 +188,73 @@ def run_book(
         check_parameters(book, profile.parameters.get(path.stem, {}), path.name)
     _check_writable(outputs_folder(profile.name), runs_root() / profile.name)
     start = time.perf_counter()
-    for number, (path, book) in enumerate(books, start=1):
+    jobs = jobs or default_jobs()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    failed = threading.Event()
+
+    def run_one(number: int, path: Path, book: nbformat.NotebookNode) -> bool:
+        if failed.is_set():
+            return False
         label = f"[{number}/{len(books)}] {path.stem}"
-        stamp = runs_root() / profile.name / "stamps" / f"{path.stem}.json"
+        stamp = _stamp(profile.name, path.stem)
         state = _state(path, book, profile)
         if not force and _is_current(stamp, state, book, profile.name):
             echo(f"{label:<40} unchanged, skipped")
-            continue
+            return False
         echo(f"{label:<40} running ...")
-        seconds = _execute(path, book, profile)
-        slowest = max(seconds, json.loads(stamp.read_text())["slowest"] if stamp.exists() else 0)
-        write_atomic(stamp, json.dumps({"state": state, "slowest": round(slowest, 1)}))
+        try:
+            seconds = _execute(path, book, profile, threads)
+        except BaseException:
+            failed.set()
+            raise
+        _write_stamp(stamp, seconds, state)
         echo(f"{label:<40} done in {seconds / 60:.1f} min")
-    echo(f"{len(books)} notebooks in {(time.perf_counter() - start) / 60:.1f} min")
+        return True
+
+    numbered = [(number, *pair) for number, pair in enumerate(books, start=1)]
+    last = [entry for entry in numbered if entry[1].stem.startswith(LAST)]
+    ran = []
+    for together in ([entry for entry in numbered if entry not in last], last):
+        pool = ThreadPoolExecutor(jobs)
+        futures = [pool.submit(run_one, *entry) for entry in together]
+        try:
+            ran += [future.result() for future in as_completed(futures)]
+        except BaseException as error:
+            # Ctrl-C does not wait for the notebooks that are running.
+            pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+            raise
+    seconds = time.perf_counter() - start
+    if all(ran) and not only:
+        _write_stamp(_stamp(profile.name, WHOLE), seconds)
+    echo(f"{len(books)} notebooks in {seconds / 60:.1f} min")
+
+
+def default_jobs() -> int:
+    """Return how many notebooks run at a time: one per core up to 4, one where there is a GPU."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
 
 
 def minutes(profile: str) -> dict[str, float]:
-    """Return how many minutes each notebook took at most: when it had to train its networks."""
+    """Return how many minutes each notebook took at most: when it had to train its networks.
+
+    Under ``WHOLE`` stands the whole book, run without skipping any.
+    """
     stamps = sorted((runs_root() / profile / "stamps").glob("*.json"))
     return {path.stem: json.loads(path.read_text())["slowest"] / 60 for path in stamps}
 
 
-def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float:
+def _stamp(profile: str, name: str) -> Path:
+    return runs_root() / profile / "stamps" / f"{name}.json"
+
+
+def _write_stamp(stamp: Path, seconds: float, state: str = "") -> None:
+    slowest = max(seconds, json.loads(stamp.read_text())["slowest"] if stamp.exists() else 0)
+    write_atomic(stamp, json.dumps({"state": state, "slowest": round(slowest, 1)}))
+
+
+def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile, threads: int) -> float:
     # papermill takes half a second to import; --help should not wait for it.
     import papermill
     from jupyter_client import AsyncKernelManager
@@ -205,6 +264,11 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float
         """A kernel on local sockets: no open ports, and no warnings about them."""
 
         transport = "ipc"
+
+        async def start_kernel(self, **options):
+            """Start it on its share of the cores."""
+            options["env"] = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            return await super().start_kernel(**options)
 
     executed = runs_root() / profile.name / "executed" / path.name
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +311,7 @@ def _state(path: Path, book: nbformat.NotebookNode, profile: Profile) -> str:
     digest.update(json.dumps([cell.source for cell in book.cells]).encode())
     settings = [profile.parameters.get(path.stem, {}), profile.recipes]
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    if path.stem.startswith("90"):
+    if path.stem.startswith(LAST):
         for records in sorted((runs_root() / profile.name / "records").glob("*.jsonl")):
             if records.stem != path.stem:
                 digest.update(records.read_bytes())
