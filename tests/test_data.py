@@ -60,6 +60,14 @@ def test_an_item_does_not_depend_on_how_many_are_drawn(split, count):
     assert few.ids == many.ids[:count]
 
 
+def test_each_split_can_have_its_own_number_of_images():
+    sizes = {"train": 12, "test": 8}
+    found = [len(open_dataset("planted", split, 16, images=sizes)) for split in SPLITS]
+    assert found == [12, 400, 8]
+    with pytest.raises(UserError, match="trian is no split"):
+        open_dataset("planted", "test", 16, images={"trian": 12})
+
+
 def test_the_same_controls_draw_the_same_bytes_again(uncached):
     first = open_ten()
     planted._planted.cache_clear()

@@ -6,7 +6,7 @@ place on another background. The class is the object's shape; the background's t
 the class with a chosen probability, which makes it a shortcut of known strength.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -56,7 +56,7 @@ TEXTURES: dict[str, Callable[..., np.ndarray]] = {
 def open_planted(
     split: str,
     image_size: int = 64,
-    images: int | None = None,
+    images: int | Mapping[str, int] | None = None,
     classes: int = 8,
     object_size: float | Sequence[float] = 0.1,
     jitter: float = 0.7,
@@ -69,7 +69,8 @@ def open_planted(
     Args:
         split: ``train``, ``select`` or ``test``; they share no draw.
         image_size: pixels per side.
-        images: how many (default 2,000, 400 and 800 by split). Item i is the same for any number.
+        images: how many, for this split or as {split: number}; by default 2,000, 400 and 800.
+            Item i is the same for any number.
         classes: 2..10 shapes, in the order of ``SHAPES``.
         object_size: share of the image area that the object covers: one number, two numbers (drawn
             uniformly between them), or one number per class.
@@ -84,10 +85,13 @@ def open_planted(
     """
     if isinstance(object_size, list):
         object_size = tuple(object_size)
+    if images is None or isinstance(images, Mapping):
+        if unknown := set(images or {}) - set(SPLITS):
+            raise UserError(f"images = {images}: {', '.join(sorted(unknown))} is no split")
+        images = {**IMAGES, **(images or {})}[split]
     return _planted(
-        split, image_size, IMAGES[split] if images is None else images, classes, object_size,
-        jitter, agreement, clutter, seed,
-    )  # fmt: skip
+        split, image_size, images, classes, object_size, jitter, agreement, clutter, seed
+    )
 
 
 @cache
