@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -266,10 +268,13 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile, threads:
         transport = "ipc"
 
         async def start_kernel(self, **options):
-            """Start it on its share of the cores."""
+            """Start it on its share of the cores, with sockets of its own."""
+            self.ip = f"{sockets}/kernel"
             options["env"] = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             return await super().start_kernel(**options)
 
+    # Not under runs/: the path of a socket may have at most a hundred characters.
+    sockets = tempfile.mkdtemp(prefix="topgap-")
     executed = runs_root() / profile.name / "executed" / path.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     given = {"PROFILE": profile.name, **profile.parameters.get(path.stem, {})}
@@ -287,6 +292,8 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile, threads:
         raise NotebookFailed(
             f"{path.name}, cell [{cell or '?'}]: {what.strip()}\n  executed copy: {executed}"
         ) from error
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
     missing = [
         name
         for name in promised_outputs(book)
