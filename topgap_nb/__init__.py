@@ -30,7 +30,9 @@ _HOMES = {
     ],
     "topgap_nb.experiments.records": ["Record", "Verdict", "load_records"],
     "topgap_nb.workbook.book": ["Book"],
-    "topgap_nb.workbook.tables": ["ARCHITECTURES", "paper_table", "save_table", "shown"],
+    "topgap_nb.workbook.tables": [
+        "ARCHITECTURES", "paper_table", "readable", "save_table", "shown",
+    ],
     "topgap_nb.workbook.figures": [
         "PALETTE", "draw_architecture", "map_grid", "show_image", "show_map", "show_outline",
     ],

@@ -104,7 +104,8 @@ class RunSpec:
         if self.head == "standard" and not self.sparsity_weight:
             method = "standard"
         else:
-            method = f"{self.head} k={self.k} lambda={self.sparsity_weight:g}"
+            k = f"{self.k:.3g}" if isinstance(self.k, float) else self.k
+            method = f"{self.head} k={k} lambda={self.sparsity_weight:g}"
         part = f" fold {self.fold}" if self.fold is not None else ""
         return f"{self.dataset} {method}{part} seed {self.seed}"
 
