@@ -9,7 +9,7 @@ BIN := $(ENV)/bin
 export PATH := $(BIN):$(PATH)
 READY := $(ENV)/.topgap-ready
 
-.PHONY: help setup reproduce paper readme test lab lint bench lock clean
+.PHONY: help setup reproduce real paper readme test lab book student lint bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ reproduce: setup  ## train, run every notebook, write figures/demo/ and print th
 	topgap run --profile demo
 	topgap report --profile demo
 
+real: setup  ## pets and cub from TOPGAP_DATA on a CPU, into figures/real/
+	topgap run --profile real/pets
+	topgap run --profile real/cub
+
 paper: setup  ## the same at the paper's scale: a GPU and hours
 	topgap run --profile paper
 	topgap report --profile paper
@@ -35,14 +39,21 @@ readme: reproduce  ## write the README's tables from the records of the last run
 	topgap report --profile demo --readme
 
 test: setup lint  ## run every test, and every notebook once in the smoke profile
-	python -m pytest -q
+	python -m pytest -q -n auto --ignore tests/test_browser.py
+	python -m pytest -q tests/test_browser.py
 
 lint: setup  ## check style of the package, the tests and the notebooks
 	ruff check
 	ruff format --check
 
 lab: setup  ## open JupyterLab on the notebooks
-	jupyter lab --notebook-dir notebooks
+	JUPYTER_PREFER_ENV_PATH=1 jupyter lab --notebook-dir notebooks
+
+book: setup  ## build the notebooks that `make reproduce` executed into a site
+	topgap book
+
+student: setup  ## write the notebooks without the solutions of their exercises into student/
+	topgap student
 
 bench: setup  ## print our speed beside that of peers
 	for file in benchmarks/*.py; do python $$file; done

@@ -7,7 +7,14 @@ from torch import nn
 from topgap_nb.data import open_dataset
 from topgap_nb.data.images import ImageSet
 from topgap_nb.errors import UserError
-from topgap_nb.measures.attacks import Attacked, attack, attack_distance, pgd, worst_case
+from topgap_nb.measures.attacks import (
+    LOSSES,
+    Attacked,
+    attack,
+    attack_distance,
+    pgd,
+    worst_case,
+)
 from topgap_nb.measures.cam import own_cam
 from topgap_nb.measures.scores import mask_iou
 
@@ -167,3 +174,63 @@ def test_attack_distance_without_masks_is_refused(planted):
 
     with pytest.raises(UserError, match="masks"):
         attack_distance(nn.Flatten(), replace(planted[0], masks=None))
+
+
+# Losses
+
+
+def logits_of(*rows):
+    return torch.tensor(rows, requires_grad=True)
+
+
+def test_losses_by_hand():
+    logits, labels = logits_of([3.0, 1.0, 0.5], [0.0, 2.0, -2.0]), torch.tensor([0, 0])
+    torch.testing.assert_close(LOSSES["margin"](logits, labels), torch.tensor([-2.0, 2.0]))
+    torch.testing.assert_close(LOSSES["dlr"](logits, labels), torch.tensor([-0.8, 0.5]))
+    # Gaps of 2 between the two largest: the logits are halved.
+    expected = nn.functional.cross_entropy(logits / 2, labels, reduction="none")
+    torch.testing.assert_close(LOSSES["rescaled"](logits, labels), expected)
+
+
+@pytest.mark.parametrize("loss", ["margin", "dlr", "rescaled"])
+def test_other_losses_have_a_gradient_where_that_of_cross_entropy_underflows(loss):
+    labels = torch.tensor([0])
+    gradients = {}
+    for name in ("cross_entropy", loss):
+        logits = logits_of([300.0, 100.0, 50.0])
+        gradients[name] = torch.autograd.grad(LOSSES[name](logits, labels).sum(), logits)[0]
+    assert (gradients["cross_entropy"] == 0).all()
+    assert gradients[loss][0, 0] < 0 < gradients[loss][0, 1]
+
+
+def test_a_loss_that_is_unknown_or_does_not_fit_is_refused(net, batch):
+    with pytest.raises(UserError, match="loss 'hinge' is unknown: use cross_entropy, margin"):
+        pgd(net, *batch, EPSILON, 1, loss="hinge")
+    two = nn.Sequential(net, nn.Linear(4, 2))
+    with pytest.raises(UserError, match="at least 3 classes, not 2"):
+        pgd(two, batch[0], two(batch[0]).argmax(1), EPSILON, 1, loss="dlr")
+
+
+# AutoAttack
+
+
+def test_autoattack_breaks_all_that_torchattacks_breaks(net, batch):
+    epsilon, batch = 0.015, [part[:8] for part in batch]
+    theirs = torchattacks.AutoAttack(net, eps=epsilon, n_classes=4, seed=0)(*batch)
+    withstood = net(theirs).argmax(1) == batch[1]
+    ours = attack(net, *batch, "autoattack", epsilon, steps=10)
+    assert 0 < ours.robust.sum() < len(batch[1])
+    assert not (ours.robust & ~withstood).any()
+    assert (ours.images - batch[0]).abs().max() <= epsilon + 1e-6
+    assert (net(ours.images).argmax(1) == batch[1]).equal(ours.robust)
+
+
+def test_autoattack_with_two_classes_needs_no_targeted_attack(net, batch):
+    last = nn.Linear(4, 2)
+    two = nn.Sequential(net, last).eval()
+    with torch.no_grad():
+        # Both classes occur, and no image is far from the border between them.
+        last.bias -= two(batch[0]).median(0).values
+        labels = two(batch[0]).argmax(1)
+    robust = attack(two, batch[0], labels, "autoattack", 0.2, steps=5, queries=20).robust
+    assert robust.sum() < len(labels)

@@ -20,7 +20,8 @@ COMMANDS = {
     ("train",): "Train one network",
     ("data",): "List, fetch and check data sets",
     ("data", "list"): "Print every data set",
-    ("data", "verify"): "Decode every image",
+    ("data", "prepare"): "Download a data set",
+    ("data", "verify"): "decode every image",
     ("report",): "Print the scoreboard",
 }
 
@@ -46,7 +47,7 @@ def refused(*words):
     [
         (["run", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
         (["report", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
-        (["data", "verify", "plantd"], "topgap: data set 'plantd' is unknown: there are planted"),
+        (["data", "verify", "plantd"], "topgap: data set 'plantd' is unknown: there are cifar10"),
         (["train", "--dataset", "plantd"], "topgap: data set 'plantd' is unknown"),
         ([*TINY, "--backbone", "resnet19"], "topgap: backbone 'resnet19' is not a timm archite"),
         ([*TINY, "--head", "tail"], "topgap: head 'tail' is unknown: use standard or topgap"),
@@ -120,9 +121,11 @@ def test_help_says_what_a_command_does(words):
 def test_the_data_sets_are_listed_with_what_they_are():
     result = topgap("data", "list")
     assert result.exit_code == 0
-    planted, pneumonia = result.stdout.splitlines()
-    assert planted.startswith("planted      objects of known shape")
-    assert pneumonia.startswith("pneumonia    3,166 real paediatric chest radiographs")
+    names = [line.split()[0] for line in result.stdout.splitlines()[:-1:2]]
+    assert names == list(topgap_nb.DATASETS)
+    planted, _, pneumonia = result.stdout.splitlines()[:3]
+    assert planted.startswith("planted          objects of known shape")
+    assert pneumonia.startswith("pneumonia        3,166 real paediatric chest radiographs")
 
 
 def test_verify_counts_images_classes_and_masks():
@@ -196,7 +199,7 @@ def test_every_public_name_resolves_and_says_what_it_is():
             assert doc.rstrip().count(" ") >= 3, name
             assert not doc.startswith(f"{name}("), name
         else:
-            assert isinstance(value, dict), name
+            assert isinstance(value, dict | str), name
             assert value, name
 
 

@@ -14,6 +14,7 @@ from topgap_nb.workbook.runner import (
     promised_outputs,
     run_book,
 )
+from topgap_nb.workbook.student import tag_of
 
 NOTEBOOKS = all_notebooks()
 NAMES = [path.stem for path in NOTEBOOKS]
@@ -37,15 +38,25 @@ def test_source_follows_the_skeleton(book):
     for row in ("Question", "Prediction and pass rule", "Paper", "Outputs", "Minutes"):
         if row != "Prediction and pass rule" or "Prediction" not in glance:
             assert f"| {row} |" in glance
-    assert "## What we learnt" in book.cells[-1].source
-    assert "One limit:" in book.cells[-1].source
-    assert len(book.cells) <= 36
+    core = [cell for cell in book.cells if tag_of(cell) is None]
+    closing = "\n".join(cell.source for cell in core[-2:])
+    assert "## What we learnt" in closing
+    assert "One limit:" in closing
+    assert len(core) <= 36
+    # The exercises stand between what we learnt and the next notebook.
+    places = [i for i, cell in enumerate(book.cells) if tag_of(cell)]
+    if places:
+        assert places == list(range(places[0], len(book.cells) - 1))
+        assert "**Next:**" in book.cells[-1].source
 
 
 def test_source_is_short_and_defines_no_classes(book):
-    code = [cell.source for cell in book.cells if cell.cell_type == "code"]
-    lines = [line for source in code for line in source.splitlines() if line.strip()]
-    assert len(lines) <= 170
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    core = [line for c in code if tag_of(c) is None for line in c.source.splitlines() if line]
+    assert len(core) <= 170
+    solutions = [c.source.splitlines() for c in code if tag_of(c) == "solution"]
+    assert max(map(len, solutions), default=0) <= 16
+    lines = [line for cell in code for line in cell.source.splitlines() if line.strip()]
     assert max(map(len, lines)) <= 100
     assert not any(line.startswith("class ") or "sys.path" in line for line in lines)
 

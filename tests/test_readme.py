@@ -5,16 +5,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from topgap_nb.workbook.readme import notebook_table, verdict_table
+from topgap_nb.workbook.readme import exercise_table, notebook_table, verdict_table, ways_table
 from topgap_nb.workbook.runner import all_notebooks
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+TEACHING = (ROOT / "notebooks" / "README.md").read_text()
 DEMO = ROOT / "figures" / "demo"
 
 
-def _block(name):
-    return re.search(f"<!-- {name} -->(.*?)<!-- end {name} -->", README, re.DOTALL)[1].strip()
+def _block(name, page=README):
+    return re.search(f"<!-- {name} -->(.*?)<!-- end {name} -->", page, re.DOTALL)[1].strip()
 
 
 def test_the_verdicts_are_those_of_the_committed_scoreboard():
@@ -34,9 +35,25 @@ def test_the_whole_takes_longer_than_its_longest_notebook_and_less_than_their_su
     assert max(minutes) - 0.5 <= int(_block("total")) <= sum(minutes) + 0.5
 
 
-def test_every_local_link_leads_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert "://" in target or (ROOT / target).exists(), target
+def test_the_exercises_are_those_of_the_notebooks():
+    assert _block("exercises", TEACHING) == exercise_table()
+
+
+def test_the_ways_through_the_book_add_up():
+    names = [path.stem for path in all_notebooks()]
+    table = ways_table({name: 10.0**index for index, name in enumerate(names)}).splitlines()
+    last = [cell.strip() for cell in table[-1].split("|")[4:-1]]
+    # One minute for 00, ten for 01, and the scoreboard's power of ten.
+    assert last[0] == f"{11 + 10 ** (len(names) - 1)} min"
+    assert last[2] == f"{int('1' * len(names))} min"
+    shown = [row.split("|")[1] for row in _block("ways", TEACHING).splitlines()]
+    assert shown == [row.split("|")[1] for row in table]
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_every_local_link_leads_somewhere(folder):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / folder / "README.md").read_text()):
+        assert "://" in target or (ROOT / folder / target).exists(), target
 
 
 @pytest.mark.parametrize("command", re.findall(r"^    make (\w+)", README, re.MULTILINE))

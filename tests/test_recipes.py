@@ -7,7 +7,7 @@ from topgap_nb.experiments.recipes import baseline, recipe
 PROFILE = """
 recipes:
   planted: {k: 47, sparsity_weight: 1, learning_rate: 0.001, standard: {learning_rate: 0.0005}}
-  pneumonia: {k: 188, sparsity_weight: 1}
+  pneumonia: {k: 188, sparsity_weight: 1, networks: {resnet18: {learning_rate: 0.002, k: 99}}}
 """
 
 
@@ -29,6 +29,14 @@ def test_the_baseline_differs_only_in_the_method_and_where_its_recipe_says_so():
     assert plain == ours.but(head="standard", k=1.0, sparsity_weight=0.0, learning_rate=0.0005)
     other = recipe("mine", "pneumonia")
     assert baseline(other, "mine").learning_rate == other.learning_rate
+
+
+def test_a_network_has_its_own_choices_where_the_recipe_says_so():
+    assert recipe("mine", "pneumonia", backbone="resnet34").learning_rate == 5e-4
+    spec = recipe("mine", "pneumonia", backbone="resnet18")
+    assert (spec.learning_rate, spec.k) == (0.002, 99)
+    assert recipe("mine", "pneumonia", backbone="resnet18", k=7).k == 7
+    assert baseline(spec, "mine").learning_rate == 0.002
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.checkpoints import write_atomic
 from topgap_nb.experiments.records import Record, Verdict, load_records, records_file, save_records
+from topgap_nb.files import write_atomic
 from topgap_nb.measures.scores import Estimate
 from topgap_nb.workbook.tables import paper_table, readable, result_table, save_table, shown
 

@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from topgap_nb.errors import UserError
 from topgap_nb.experiments import recipes
 from topgap_nb.workbook import runner
+from topgap_nb.workbook.book import Book
 from topgap_nb.workbook.runner import NotebookFailed, check_parameters, run_book
 
 PARAMETERS = 'PROFILE = "smoke"\nNAME = "disk"\nSHARE = 0.5\nCOUNTS = [1, 2]\nQUICK = True'
@@ -45,10 +46,11 @@ def shelf(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "NOTEBOOKS", folder)
     monkeypatch.setattr(recipes, "PROFILES", folder / "profiles")
 
-    def fill(parameters=None, profile="smoke", seconds=60, **books):
+    def fill(parameters=None, profile="smoke", seconds=60, first=(), **books):
         for name, book in books.items():
             nbformat.write(book, folder / f"{name[1:]}.ipynb")
         content = {"cell_seconds": seconds, "recipes": {}, "notebooks": parameters or {}}
+        content["first"] = list(first)
         (folder / "profiles" / f"{profile}.yaml").write_text(yaml.safe_dump(content))
         return runs / profile
 
@@ -240,6 +242,27 @@ def test_two_notebooks_run_at_once_and_the_scoreboard_when_all_are_done(shelf, m
     assert order[-1] == "90_d"
 
 
+def test_what_the_profile_puts_first_starts_first(shelf, monkeypatch):
+    shelf(first=["03_c"], _01_a=notebook(), _02_b=notebook(), _03_c=notebook())
+    pair, order = threading.Barrier(2), []
+
+    def execute(path, book, profile, threads):
+        if path.stem != "02_b":
+            pair.wait(timeout=20)
+        order.append(path.stem)
+        return 0.0
+
+    monkeypatch.setattr(runner, "_execute", execute)
+    run_book("smoke", jobs=2, echo=lambda line: None)
+    assert order[-1] == "02_b"
+
+
+def test_a_profile_may_put_only_notebooks_first(shelf):
+    shelf(first=["07_a"], _01_a=notebook())
+    with pytest.raises(UserError, match=r"names \['07_a'\], which are no notebooks"):
+        run_book("smoke")
+
+
 def test_after_a_failure_what_runs_is_finished_and_no_scoreboard_drawn(shelf, monkeypatch):
     shelf(_01_a=notebook(), _02_b=notebook(), _03_c=notebook(), _90_d=notebook())
     pair, order = threading.Barrier(2), []
@@ -255,7 +278,7 @@ def test_after_a_failure_what_runs_is_finished_and_no_scoreboard_drawn(shelf, mo
     monkeypatch.setattr(runner, "_execute", execute)
     with pytest.raises(NotebookFailed, match=r"01_a\.ipynb"):
         run_book("smoke", jobs=2, echo=lambda line: None)
-    assert order == ["01_a", "02_b"]
+    assert sorted(order) == ["01_a", "02_b"]
     assert "02_b" in runner.minutes("smoke")
 
 
@@ -338,7 +361,7 @@ def test_an_unknown_notebook_comes_with_the_known_ones(shelf):
 
 def test_a_profile_with_parameters_for_no_notebook_is_refused(shelf):
     shelf({"01_b": {}}, _01_a=notebook())
-    with pytest.raises(UserError, match=r"smoke\.yaml has parameters for \['01_b'\]"):
+    with pytest.raises(UserError, match=r"smoke\.yaml names \['01_b'\]"):
         run_book("smoke")
 
 
@@ -365,3 +388,31 @@ def test_an_output_folder_that_cannot_be_written_is_refused(shelf, executed, tmp
 def test_numbers_of_the_smoke_profile_stay_out_of_figures(runs):
     assert runner.outputs_folder("smoke") == runs / "smoke" / "figures"
     assert runner.outputs_folder("demo") == runner.ROOT / "figures" / "demo"
+
+
+def test_results_of_ones_own_images_stay_out_of_figures_and_apart(runs, tmp_path):
+    first = runner.outputs_folder("demo", str(tmp_path / "a" / "leaves"))
+    other = runner.outputs_folder("demo", str(tmp_path / "b" / "leaves"))
+    assert first.parent == other.parent == runs / "own"
+    assert first != other
+    assert first.name.startswith("leaves-")
+    book = Book("10_x", "demo", str(tmp_path / "a" / "leaves"))
+    book.record("t", "accuracy", 0.5)
+    assert (first / "records.jsonl").exists()
+    assert not (runs / "demo").exists()
+
+
+def test_a_changed_image_runs_the_notebook_again(shelf, executed, tmp_path):
+    (tmp_path / "leaves").mkdir()
+    picture = tmp_path / "leaves" / "1.png"
+    picture.write_text("a")
+    source = notebook(parameters='PROFILE = "smoke"\nDATA_FOLDER = ""')
+    source.cells[2].source = "print(PROFILE, DATA_FOLDER)"
+    shelf({"10_x": {"DATA_FOLDER": str(tmp_path / "leaves")}}, _10_x=source)
+    quiet = {"echo": lambda line: None}
+    run_book("smoke", **quiet)
+    run_book("smoke", **quiet)
+    assert len(executed) == 1
+    picture.write_text("another")
+    run_book("smoke", **quiet)
+    assert len(executed) == 2

@@ -20,6 +20,7 @@ from topgap_nb.measures.scores import (
     group_accuracy,
     highlighted_area,
     mask_iou,
+    paired,
     predict,
     proportion,
     pxap,
@@ -290,3 +291,15 @@ def test_hits_that_all_agree_are_not_taken_for_certain():
     assert none == proportion(np.zeros(50, dtype=bool))
     assert every == proportion(np.ones(50, dtype=bool))
     assert none.high > 0.05
+
+
+def test_a_paired_difference_is_that_of_the_images_and_never_certain():
+    first = np.array([True, True, False, False] * 10)
+    second = np.array([True, False, False, False] * 10)
+    assert paired(first, second) == bootstrap(first * 1.0 - second)
+    both = paired(np.zeros((2, 50), bool), np.zeros((2, 50), bool))
+    assert (both.value, both.n) == (0.0, 50)
+    assert both.high == -both.low == proportion(np.zeros(50, bool)).high > 0.05
+    always = paired(np.ones(50, bool), np.zeros(50, bool))
+    assert (always.value, always.high) == (1.0, 1.0)
+    assert always.low == pytest.approx(1 - both.high)

@@ -48,6 +48,7 @@ CHANGES = {
     "image_size": 48,
     "epochs": 4,
     "batch_size": 8,
+    "optimizer": "sgd",
     "learning_rate": 1e-3,
     "head_rate": 1e-3,
     "weight_decay": 0.1,
@@ -154,6 +155,27 @@ def test_training_twice_gives_the_same_bytes(finished, tmp_path):
 
 def test_training_does_not_depend_on_torchs_global_seed(finished, tmp_path):
     torch.manual_seed(4242)
+    assert weights_of(trained(TINY, tmp_path, quiet=True)) == weights_of(finished)
+
+
+class OnDisk(torch.utils.data.Dataset):
+    """A set that gives its images one by one, as one too large for memory does."""
+
+    def __init__(self, images):
+        self.images, self.class_names = images, images.class_names
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+def test_images_read_by_worker_processes_train_the_same_network(finished, tmp_path, monkeypatch):
+    def on_disk(spec):
+        return {name: OnDisk(images) for name, images in run_sets(spec).items()}
+
+    monkeypatch.setattr(training, "run_sets", on_disk)
     assert weights_of(trained(TINY, tmp_path, quiet=True)) == weights_of(finished)
 
 
@@ -478,6 +500,24 @@ def test_the_rate_starts_small_peaks_after_a_fifth_and_ends_near_zero():
     assert rates[100:] == sorted(rates[100:], reverse=True)
 
 
+def test_sgd_takes_nesterov_steps():
+    """Against the closed form: v = 0.9 v + g, w = w - rate (g + 0.9 v), with decay in g."""
+    model = build_model("standard", "test_resnet", 4)
+    optimizer = training._optimizer(model, TINY.but(head="standard", optimizer="sgd"))
+    weight = model.net.get_classifier().weight
+    expected, velocity = weight.detach().clone(), 0
+    for step in range(2):
+        gradient = torch.full_like(weight, step + 1.0)
+        weight.grad = gradient.clone()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.5
+        optimizer.step()
+        gradient += TINY.weight_decay * expected
+        velocity = 0.9 * velocity + gradient
+        expected -= 0.5 * (gradient + 0.9 * velocity)
+    torch.testing.assert_close(weight.detach(), expected)
+
+
 def test_the_new_head_learns_at_its_own_rate():
     for head in ("topgap", "standard"):
         model = build_model(head, "test_resnet", 4)
@@ -502,6 +542,7 @@ def test_the_new_head_learns_at_its_own_rate():
         ({"head_rate": math.nan}, "head_rate = nan"),
         ({"weight_decay": math.inf}, "weight_decay = inf"),
         ({"sparsity_weight": -1.0}, "sparsity_weight = -1.0"),
+        ({"optimizer": "adam"}, "'adam': use adamw or sgd"),
         ({"sparsity_on": "logits"}, "'logits': use class_maps, last_features, all_features"),
         ({"sparsity_on": "last_features"}, "an ablation of head 'standard'"),
         ({"fold": 5}, r"fold = 5 must lie in 0\.\.4"),

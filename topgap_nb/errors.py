@@ -7,3 +7,7 @@ class UserError(ValueError):
     The command line prints it as one line and exits with code 2. Anything else that is raised is a
     fault of the workbook and keeps its traceback.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows: the message alone."""
+        return [f"UserError: {self}"]

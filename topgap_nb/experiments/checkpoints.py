@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -13,33 +12,14 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from topgap_nb.experiments.spec import RunSpec
+from topgap_nb.files import runs_root, write_atomic
 
 KEPT = 2
-ROOT = Path(__file__).parents[2]
-
-
-def runs_root() -> Path:
-    """Return the folder of everything that is made and not committed: ``$TOPGAP_RUNS`` or runs/."""
-    return Path(os.environ.get("TOPGAP_RUNS", ROOT / "runs"))
 
 
 def run_folder(spec: RunSpec, runs: Path | str | None = None) -> Path:
     """Return the folder of one run."""
     return Path(runs or runs_root() / "models") / f"{spec.dataset}-{spec.digest}"
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file or none of it: a reader never sees half, whatever interrupts."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write(

@@ -1,17 +1,23 @@
 """Which device and number format a run uses: chosen by measuring, kept when a run resumes."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
-from topgap_nb.experiments.checkpoints import write_atomic
+from topgap_nb.files import write_atomic
 
 
 def device() -> torch.device:
-    """Return the device that everything runs on: the GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device that everything runs on: the GPU where there is one.
+
+    ``accelerate launch --cpu`` keeps its processes off the GPU.
+    """
+    off = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return torch.device("cuda" if torch.cuda.is_available() and not off else "cpu")
 
 
 def has_avx512() -> bool:
@@ -55,7 +61,10 @@ def run_dtype(folder: Path, kind: str, step: Callable[[], None]) -> torch.dtype:
     """
     own, shared = folder / "dtype", folder.parent / ".dtypes" / f"{kind}-{device().type}"
     if not own.exists():
-        if not shared.exists():
-            write_atomic(shared, str(faster_dtype(step)).removeprefix("torch."))
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        # Runs that start together must not each measure, and end up with two formats.
+        with FileLock(shared.with_name(f".{shared.name}.lock")):
+            if not shared.exists():
+                write_atomic(shared, str(faster_dtype(step)).removeprefix("torch."))
         write_atomic(own, shared.read_text())
     return getattr(torch, own.read_text())

@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.checkpoints import ROOT
 from topgap_nb.experiments.spec import RunSpec
+from topgap_nb.files import ROOT
 
 PROFILES = ROOT / "notebooks" / "profiles"
 
@@ -23,7 +23,8 @@ def profile_file(profile: str, must_exist: bool = False) -> Path:
     """
     path = PROFILES / f"{profile}.yaml"
     if must_exist and not path.exists():
-        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        names = (p.relative_to(PROFILES).with_suffix("") for p in PROFILES.rglob("*.yaml"))
+        known = ", ".join(sorted(name.as_posix() for name in names))
         raise UserError(f"profile {profile!r} is unknown: there are {known}")
     return path
 
@@ -46,6 +47,8 @@ def read_profile(profile: str) -> dict:
 def recipe(profile: str, dataset: str, **changes) -> RunSpec:
     """Return the Top-GAP run of a data set under a profile's recipe.
 
+    What a recipe says under ``networks`` for the backbone replaces what it says for all.
+
     Args:
         profile: ``smoke``, ``demo`` or ``paper``.
         dataset: a data set that the profile has a recipe for.
@@ -59,9 +62,12 @@ def recipe(profile: str, dataset: str, **changes) -> RunSpec:
         raise UserError(
             f"profile {profile!r} has no recipe for {dataset!r}: it has {', '.join(recipes)}"
         )
-    fields = {name: value for name, value in recipes[dataset].items() if name != "standard"}
+    fields = {**recipes[dataset]}
+    fields.pop("standard", None)
+    networks = fields.pop("networks", {})
+    own = networks.get(changes.get("backbone", fields.get("backbone")), {})
     try:
-        return RunSpec(dataset=dataset, **{**fields, **changes})
+        return RunSpec(dataset=dataset, **{**fields, **own, **changes})
     except TypeError as error:
         raise UserError(f"recipe of {dataset!r} in profile {profile!r}: {error}") from error
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.checkpoints import runs_root, write_atomic
 from topgap_nb.experiments.recipes import profile_file
+from topgap_nb.files import runs_root, write_atomic
 from topgap_nb.measures.scores import Estimate
 
 PACKAGES = ("torch", "timm", "torchattacks", "numpy")
@@ -111,12 +111,14 @@ def records_file(profile: str, notebook: str) -> Path:
     return runs_root() / profile / "records" / f"{notebook}.jsonl"
 
 
-def save_records(entries: Iterable[Record | Verdict], profile: str, notebook: str) -> Path:
-    """Write all of a notebook's records, replacing those of its last run."""
+def save_records(
+    entries: Iterable[Record | Verdict], profile: str, notebook: str, path: Path | None = None
+) -> Path:
+    """Write all of a notebook's records, to ``path`` if given, replacing those of its last run."""
     lines = [
         json.dumps({"kind": type(entry).__name__.lower(), **asdict(entry)}) for entry in entries
     ]
-    path = records_file(profile, notebook)
+    path = path or records_file(profile, notebook)
     write_atomic(path, "\n".join([*lines, ""]))
     return path
 

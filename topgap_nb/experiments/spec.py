@@ -1,6 +1,5 @@
 """What identifies a run: every choice that its weights depend on."""
 
-import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,9 +8,11 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from topgap_nb.data import DATASETS
+from topgap_nb.data import data_modules, deciding, identity
 from topgap_nb.errors import UserError
+from topgap_nb.files import code_hash
 
+OPTIMIZERS = ("adamw", "sgd")
 SPARSITY_ON = ("class_maps", "last_features", "all_features")
 
 
@@ -23,15 +24,17 @@ class RunSpec:
         dataset: name for ``open_dataset``; ``options`` are its controls.
         backbone: timm architecture.
         head: ``standard`` (the timm network) or ``topgap`` (pyramid and class convolution).
-        k: pixel constraint, a count or a float share. 1.0 is GAP. The paper: a count.
+        k: pixel constraint, a count or a float share. 1.0 is GAP. The paper: a count. ``auto`` and
+            ``learnt`` need no value before training.
         sparsity_weight: lambda. The paper: 1 for most data sets.
         sparsity_on: ``class_maps`` (the method), ``last_features`` or ``all_features`` (ablations).
         sparsity_reduction: ``mean`` or ``sum``; the paper does not say which.
         image_size: pixels per side.
         epochs, batch_size: length of training. Not stated in the paper.
-        learning_rate: AdamW peak rate of the pretrained layers. Not stated in the paper.
+        optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9. Not stated in the paper.
+        learning_rate: peak rate of the pretrained layers. Not stated in the paper.
         head_rate: peak rate of the new layers: classifier, or pyramid and class convolution.
-        weight_decay: AdamW's, on all parameters.
+        weight_decay: on all parameters.
         augmentation: see ``data.augment``.
         pretrained: start from ImageNet weights.
         fold, folds: hold out fold ``fold`` of ``folds`` of the train split in place of ``select``.
@@ -42,13 +45,14 @@ class RunSpec:
     dataset: str
     backbone: str = "tf_efficientnet_lite0"
     head: str = "topgap"
-    k: int | float = 1.0
+    k: int | float | str = 1.0
     sparsity_weight: float = 0.0
     sparsity_on: str = "class_maps"
     sparsity_reduction: str = "mean"
     image_size: int = 64
     epochs: int = 4
     batch_size: int = 32
+    optimizer: str = "adamw"
     learning_rate: float = 5e-4
     head_rate: float = 3e-3
     weight_decay: float = 0.05
@@ -78,6 +82,8 @@ class RunSpec:
                 raise UserError(f"{name} = {getattr(self, name)} must be 0 or a positive number")
         if taken := {"split", "image_size"} & set(self.options):
             raise UserError(f"options cannot set {', '.join(sorted(taken))}: the run does that")
+        if self.optimizer not in OPTIMIZERS:
+            raise UserError(f"optimizer {self.optimizer!r}: use {' or '.join(OPTIMIZERS)}")
         if self.sparsity_on not in SPARSITY_ON:
             raise UserError(f"sparsity_on {self.sparsity_on!r}: use {', '.join(SPARSITY_ON)}")
         if self.sparsity_on != "class_maps" and self.head != "standard":
@@ -111,8 +117,12 @@ class RunSpec:
 
     @property
     def digest(self) -> str:
-        """A hash of every field, and of the code that turns them into weights."""
-        content = {**asdict(self), "options": dict(self.options), "code": code_digest(self.dataset)}
+        """A hash of every field, the code that makes weights of them, and the data that is here."""
+        options = deciding(self.dataset, self.options)
+        content = {**asdict(self), "options": options, "code": code_digest(self.dataset)}
+        if data := identity(self.dataset, **self.options):
+            # A part of a data set, or another version, must not pass for the whole.
+            content["data"] = data
         # An integer k is a count and a float a share; JSON keeps 1 and 1.0 apart.
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -126,26 +136,8 @@ def code_digest(dataset: str) -> str:
     root = Path(find_spec("topgap_nb").origin).parent
     names = [
         *sorted(root.glob("method/*.py")),
-        *(root / "data" / f"{name}.py" for name in ("images", "augment")),
+        *(root / "data" / f"{name}.py" for name in ("images", "augment", "batches")),
         *(root / "experiments" / f"{name}.py" for name in ("training", "depthwise", "precision")),
     ]
-    home = DATASETS[dataset].__module__ if dataset in DATASETS else ""
-    if home.startswith("topgap_nb.data."):
-        names.append(root / "data" / f"{home.rpartition('.')[2]}.py")
-    digest = hashlib.sha256()
-    for path in names:
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and _is_docstring(body[0]):
-                body.pop(0)
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    names += [root / "data" / path.name for path in data_modules(dataset)]
+    return code_hash(dict.fromkeys(names))

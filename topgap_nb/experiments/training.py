@@ -11,7 +11,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +22,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from topgap_nb.data import ImageSet, check_dataset, open_dataset
-from topgap_nb.data.augment import augment
-from topgap_nb.data.images import as_float
-from topgap_nb.experiments import checkpoints
+from topgap_nb.data.augment import augment, draws_for
+from topgap_nb.data.batches import feeder
+from topgap_nb.errors import UserError
+from topgap_nb.experiments import checkpoints, parallel
 from topgap_nb.experiments.depthwise import speed_up_depthwise
 from topgap_nb.experiments.precision import device, run_dtype
 from topgap_nb.experiments.spec import RunSpec
@@ -58,9 +59,20 @@ def run_sets(spec: RunSpec) -> dict[str, ImageSet]:
 
 
 def fold_of(images: ImageSet, fold: int, folds: int) -> tuple[ImageSet, ImageSet]:
-    """Return (rest, held-out fold): stratified by class, never splitting a unit (a patient)."""
+    """Return (rest, held-out fold): stratified by class, never splitting a unit (a patient).
+
+    Raises:
+        UserError: a class has fewer images than there are folds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    sizes = images.labels.bincount(minlength=len(images.class_names))
+    if sizes.min() < folds:
+        raise UserError(
+            f"class {images.class_names[sizes.argmin()]!r} of {images.name!r} has {sizes.min()} "
+            f"training images, fewer than the {folds} folds: leave out small classes (the option "
+            "min_samples), or use fewer folds"
+        )
     units = images.units or images.ids
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
     rest, held_out = list(splitter.split(images.labels, images.labels, units))[fold]
@@ -72,7 +84,9 @@ def untrained(spec: RunSpec, classes: int) -> MapClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         model = build_model(spec.head, spec.backbone, classes, spec.k, spec.pretrained)
-    if spec.head == "standard" and classes != model.net.pretrained_cfg["num_classes"]:
+    if spec.head == "standard" and not (
+        spec.pretrained and classes == model.net.pretrained_cfg["num_classes"]
+    ):
         # timm's start for a new classifier gives large random logits. Ours starts at zero, so the
         # baseline gets the same good start.
         for parameter in model.net.get_classifier().parameters():
@@ -100,8 +114,10 @@ def trained(spec: RunSpec, runs: Path | str | None = None, quiet: bool = False) 
     check_backbone(spec.backbone)
     folder = checkpoints.run_folder(spec, runs)
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder, spec.title, quiet):
-        done = checkpoints.read_finished(folder)
+    quiet = quiet or not parallel.is_main()
+    with parallel.main_holds(_lock(folder, spec.title, quiet)):
+        with parallel.main_first():
+            done = checkpoints.read_finished(folder)
         if done is None:
             done = _train(spec, folder, quiet)
     weights, history, classes = done
@@ -133,16 +149,33 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
     classes = len(train.class_names)
     model = speed_up_depthwise(untrained(spec, classes))
     optimizer = _optimizer(model, spec)
-    start, history = checkpoints.resume(folder, model, optimizer)
-    pixels, labels = train.pixels.to(device()), train.labels.to(device())
+    feed, mine = feeder(train, device()), parallel.my_share()
+    if 0 < len(train) % spec.batch_size < parallel.members():
+        raise UserError(
+            f"the last batch, of {len(train) % spec.batch_size}, cannot be shared by "
+            f"{parallel.members()} processes: choose another batch_size than {spec.batch_size}"
+        )
+    with parallel.main_first():
+        start, history = checkpoints.resume(folder, model, optimizer)
+        trial = copy.deepcopy(model).train()
+        (first,) = feed([torch.arange(min(spec.batch_size, len(train)))])
+        kind = f"{spec.backbone}-{spec.image_size}"
+        dtype = run_dtype(folder, kind, lambda: loss_of(trial, *first, spec)[0].total.backward())
+    loss = parallel.shared(_Loss(model, spec))
     steps = math.ceil(len(train) / spec.batch_size)
-    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    trial = copy.deepcopy(model).train()
-    first = as_float(pixels[: spec.batch_size]), labels[: spec.batch_size]
-    kind = f"{spec.backbone}-{spec.image_size}"
-    dtype = run_dtype(folder, kind, lambda: loss_of(trial, *first, spec)[0].total.backward())
+    norms = [
+        m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.SyncBatchNorm)
+    ]
     if not quiet:
-        tqdm.write(f"{spec.title}: training on {device()} in {str(dtype).removeprefix('torch.')}")
+        with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
+            seconds = _seconds(lambda: loss_of(trial, *first, spec)[0].total.backward())
+        left = spec.epochs - start
+        processes = f", {parallel.members()} processes" if parallel.members() > 1 else ""
+        tqdm.write(
+            f"{spec.title}: training on {device()} in {str(dtype).removeprefix('torch.')}"
+            f"{processes}, {left} × {len(train)} images, about "
+            f"{seconds * steps * left / parallel.members() / 60:.1f} min"
+        )
     bar = tqdm(
         total=spec.epochs * len(train), initial=start * len(train), desc=spec.title, unit="img",
         disable=quiet, leave=False, mininterval=2,
@@ -151,9 +184,9 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
         for epoch in range(start, spec.epochs):
             generator = torch.Generator().manual_seed(spec.seed * 10_007 + epoch)
             torch.manual_seed(spec.seed * 10_007 + epoch)
-            order = torch.randperm(len(train), generator=generator)
+            order = torch.randperm(len(train), generator=generator).split(spec.batch_size)
             seen, model = _Running(), model.train()
-            for step, index in enumerate(order.to(device()).split(spec.batch_size)):
+            for step, (images, labels) in enumerate(feed([index[mine] for index in order])):
                 progress = (epoch * steps + step) / (spec.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * rate(progress)
@@ -161,22 +194,25 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
                     # Small batches make noisy statistics: as the weights settle, the running means
                     # are taken over ever more batches, from about 10 to 50.
                     norm.momentum = 0.02 + 0.08 * rate(progress)
-                images = augment(as_float(pixels[index]), spec.augmentation, generator)
+                whole = len(order[step])
+                images = augment(images, spec.augmentation, draws_for(whole, generator)[:, mine])
                 with torch.autocast(device().type, dtype, enabled=dtype != torch.float32):
-                    terms, logits = loss_of(model, images, labels[index], spec)
+                    terms, logits = loss(images, labels)
                 if not torch.isfinite(terms.total):
                     raise _diverged(spec, folder, f"the loss is {terms.total.item()}", step, epoch)
                 optimizer.zero_grad()
-                terms.total.backward()
+                parallel.weighted(terms.total, len(labels), whole).backward()
                 optimizer.step()
-                seen.add(terms, logits, labels[index])
-                bar.update(len(index))
+                seen.add(terms, logits, labels)
+                bar.update(whole)
                 bar.set_postfix_str(seen.words(), refresh=False)
             if not all(torch.isfinite(p).all() for p in model.parameters()):
                 raise _diverged(spec, folder, "weights are not finite", steps - 1, epoch)
-            history.append({"epoch": epoch + 1, **seen.means()})
-            checkpoints.write(folder, epoch + 1, model, optimizer, history)
-    checkpoints.finish(folder, spec, model, history, classes)
+            history.append({"epoch": epoch + 1, **seen.of_all().means()})
+            if parallel.is_main():
+                checkpoints.write(folder, epoch + 1, model, optimizer, history)
+    if parallel.is_main():
+        checkpoints.finish(folder, spec, model, history, classes)
     return model.state_dict(), history, classes
 
 
@@ -186,6 +222,16 @@ def _diverged(spec: RunSpec, folder: Path, what: str, step: int, epoch: int) -> 
         f"{checkpoints.latest(folder) or 'none'}. Lower learning_rate ({spec.learning_rate}) or "
         f"sparsity_weight ({spec.sparsity_weight})"
     )
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    """Return how long a step takes, once it is warm."""
+    step()
+    start = time.perf_counter()
+    step()
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def loss_of(
@@ -215,6 +261,17 @@ def loss_of(
     return terms._replace(sparsity=norm), logits
 
 
+class _Loss(torch.nn.Module):
+    """``loss_of`` as a module, since only a module's gradients can be shared by processes."""
+
+    def __init__(self, model: MapClassifier, spec: RunSpec):
+        super().__init__()
+        self.model, self.spec = model, spec
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[LossTerms, Tensor]:
+        return loss_of(self.model, images, labels, self.spec)
+
+
 def rate(progress: float) -> float:
     """Return the learning rate at a share of training: up over a fifth, then down a cosine."""
     warm = 0.2
@@ -224,13 +281,17 @@ def rate(progress: float) -> float:
 
 
 def _optimizer(model: MapClassifier, spec: RunSpec) -> torch.optim.Optimizer:
-    """Return AdamW with the new classifier, or pyramid head, at its own rate."""
+    """Return the optimizer, with the new classifier, or pyramid head, at its own rate."""
     new = model.head if spec.head == "topgap" else model.net.get_classifier()
     fresh = set(new.parameters())
     groups = [
         {"params": [p for p in model.parameters() if p not in fresh], "peak": spec.learning_rate},
         {"params": [p for p in model.parameters() if p in fresh], "peak": spec.head_rate},
     ]
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=0.0, momentum=0.9, nesterov=True, weight_decay=spec.weight_decay
+        )
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=spec.weight_decay)
 
 
@@ -248,6 +309,12 @@ class _Running:
         values = (terms.cross_entropy, terms.sparsity, right)
         for name, value in zip(self.sums, values, strict=True):
             self.sums[name] += count * value.item()
+
+    def of_all(self) -> "_Running":
+        """Return the sums over all processes in place of this one's."""
+        self.images, *sums = parallel.summed([self.images, *self.sums.values()])
+        self.sums = dict(zip(self.sums, sums, strict=True))
+        return self
 
     def means(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.start

@@ -1,10 +1,11 @@
 """Adversarial attacks on the whole image, the object or the background: the paper's section 4.2.
 
-Square and APGD are torchattacks'. PGD is our own, step for step equal to torchattacks' from the
-same start (tests/test_attacks.py), because masks and early stopping have to reach into its loop;
-FGSM is PGD with one full step from the clean image.
+Square, APGD and AutoAttack are torchattacks'. PGD is our own, step for step equal to torchattacks'
+from the same start (tests/test_attacks.py), because masks, early stopping and losses have to reach
+into its loop; FGSM is PGD with one full step from the clean image.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from topgap_nb.data.images import ImageSet
 from topgap_nb.errors import UserError
 from topgap_nb.measures.frozen import frozen
 
-ATTACKS = ("fgsm", "pgd", "square", "apgd")
+ATTACKS = ("fgsm", "pgd", "square", "apgd", "autoattack")
 
 
 class Attacked(NamedTuple):
@@ -62,8 +63,10 @@ def pgd(
     mask: Tensor | None = None,
     early_stop: bool = True,
     seed: int = 0,
+    loss: str = "cross_entropy",
+    follow: nn.Module | None = None,
 ) -> Attacked:
-    """Return l-infinity PGD on the cross-entropy, projected to the budget and to [0, 1].
+    """Return l-infinity PGD on a loss, projected to the budget and to [0, 1].
 
     Args:
         model: any classifier of (N, 3, H, W) images in [0, 1].
@@ -78,18 +81,25 @@ def pgd(
         early_stop: stop working on an image once one of its iterates is misclassified. Without it
             every image takes all steps and the last iterate counts, as in torchattacks.
         seed: of the random starts.
+        loss: what is ascended, one of ``LOSSES``.
+        follow: a network whose gradient is followed in place of the model's own: a surrogate, or
+            the same network made smoother. Whether an image is broken is the model's word alone.
 
     Raises:
-        UserError: images outside [0, 1], or a budget that is not in [0, 1] pixels.
+        UserError: images outside [0, 1], a budget that is not in [0, 1] pixels, an unknown loss, or
+            one that does not fit the number of classes.
 
-    Source: paper, section 4.2 and appendix C; Madry et al. 2018.
+    Source: paper, section 4.2 and appendix C; Madry et al. 2018; losses: Carlini and Wagner 2017,
+    Croce and Hein 2020.
     """
     check_budget(images, epsilon)
+    if loss not in LOSSES:
+        raise UserError(f"loss {loss!r} is unknown: use {', '.join(LOSSES)}")
     step_size = epsilon / 4 if step_size is None else step_size
     generator = torch.Generator().manual_seed(seed)
     allowed = None if mask is None else mask[:, None].to(images.dtype)
     found = images.clone()
-    with frozen(model):
+    with frozen(model), frozen(follow or model):
         with torch.no_grad():
             robust = model(images).argmax(1) == labels
         for _ in range(restarts):
@@ -105,7 +115,8 @@ def pgd(
                 if not len(active):
                     break
                 last = step == steps
-                gradient, wrong = _ascend(model, current, labels[active], with_gradient=not last)
+                ascent = None if last else LOSSES[loss]
+                gradient, wrong = _ascend(model, current, labels[active], ascent, follow)
                 if early_stop or last:
                     broken = active[wrong]
                     found[broken] = current[wrong]
@@ -125,17 +136,73 @@ def pgd(
     return Attacked(found, robust)
 
 
-def _ascend(model, images, labels, with_gradient: bool) -> tuple[Tensor | None, Tensor]:
-    """Return (gradient of the loss, which images are misclassified) from one forward pass."""
-    with torch.set_grad_enabled(with_gradient):
-        pixels = images.contiguous(memory_format=torch.channels_last).requires_grad_(with_gradient)
-        logits = model(pixels)
+def _ascend(model, images, labels, loss, follow) -> tuple[Tensor | None, Tensor]:
+    """Return (gradient of the loss, which images are misclassified); one forward pass if it can."""
+    with torch.set_grad_enabled(loss is not None):
+        pixels = images.contiguous(memory_format=torch.channels_last)
+        pixels = pixels.requires_grad_(loss is not None)
+        logits = model(pixels if follow is None else pixels.detach())
         wrong = logits.detach().argmax(1) != labels
-        if not with_gradient:
+        if loss is None:
             return None, wrong
+        if follow is not None:
+            logits = follow(pixels)
         # Summed, not averaged: dividing by the batch size only brings underflow nearer.
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        return torch.autograd.grad(loss, pixels)[0], wrong
+        return torch.autograd.grad(loss(logits, labels).sum(), pixels)[0], wrong
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,) cross-entropies. Its gradient underflows where the logits are large."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,): the largest wrong logit minus the true one; above 0 the image is broken.
+
+    Example:
+        >>> margin(torch.tensor([[3.0, 1.0, 0.5]]), torch.tensor([0]))
+        tensor([-2.])
+    """
+    true = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - true
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,): the margin over the gap between the largest and the third largest logit.
+
+    The same whatever the logits are multiplied with or shifted by.
+
+    Raises:
+        UserError: fewer than three classes.
+
+    Source: Croce and Hein 2020, equation 6.
+
+    Example:
+        >>> dlr(torch.tensor([[3.0, 1.0, 0.5]]), torch.tensor([0]))
+        tensor([-0.8000])
+    """
+    if logits.shape[1] < 3:
+        raise UserError(f"the DLR loss needs at least 3 classes, not {logits.shape[1]}")
+    first, _, third = logits.topk(3, dim=1).values.unbind(1)
+    return margin(logits, labels) / (first - third + 1e-12)
+
+
+def rescaled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (N,) cross-entropies after the logits of each image are brought to a gap of 1.
+
+    The gap is that between the two largest logits. Undoes what only scales the logits.
+    """
+    first, second = logits.detach().topk(2, dim=1).values.unbind(1)
+    return cross_entropy(logits / (first - second).clamp(min=1e-12)[:, None], labels)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "dlr": dlr,
+    "rescaled": rescaled,
+}
 
 
 def attack(
@@ -154,10 +221,13 @@ def attack(
     """Return the outcome of a named attack over any number of images.
 
     Args:
-        name: ``fgsm``, ``pgd``, ``square`` or ``apgd`` (cross-entropy).
-        steps: gradient steps of PGD and APGD, queries of Square; FGSM takes one.
+        name: ``fgsm``, ``pgd``, ``square``, ``apgd`` (cross-entropy), or ``autoattack``: its
+            ensemble of APGD, targeted APGD, targeted FAB and Square, or of APGD and Square alone
+            where there are fewer than 4 classes, on images that PGD on the margin cannot break.
+        steps: gradient steps of PGD, APGD and FAB, queries of Square; FGSM takes one.
         mask: (N, H, W) bool; only these pixels may change (FGSM and PGD).
-        options: further arguments of ``pgd`` (``step_size``, ``restarts``, ...).
+        options: further arguments of ``pgd`` (``step_size``, ``restarts``, ...); for AutoAttack
+            ``queries`` of its Square, 5000 unless told.
 
     Other arguments and errors as in ``pgd``.
     """
@@ -179,27 +249,45 @@ def attack(
                 model, *given, epsilon, steps, mask=part_mask, seed=seed + start, **options
             )
         else:
-            outcome = _torchattack(model, *given, name, epsilon, steps, seed)
+            outcome = _torchattack(model, *given, name, epsilon, steps, seed, **options)
         outcomes.append(outcome)
     found, robust = zip(*outcomes, strict=True)
     return Attacked(torch.cat(found), torch.cat(robust))
 
 
-def _torchattack(model, images, labels, name, epsilon, steps, seed) -> Attacked:
+def _torchattack(model, images, labels, name, epsilon, steps, seed, queries=5000) -> Attacked:
     makers = {
         "square": lambda: torchattacks.Square(model, eps=epsilon, n_queries=steps, seed=seed),
         "apgd": lambda: torchattacks.APGD(model, eps=epsilon, steps=steps, seed=seed),
+        "autoattack": lambda: _autoattack(model, logits.shape[1], epsilon, steps, queries, seed),
     }
     # torchattacks seeds the global generator.
     with frozen(model), torch.random.fork_rng(devices=[]):
         with torch.no_grad():
-            robust = model(images).argmax(1) == labels
+            logits = model(images)
+            robust = logits.argmax(1) == labels
         found = images.clone()
+        if name == "autoattack" and robust.any():
+            # Most images fall to a few cheap steps, which the ensemble then need not spend its
+            # hundreds on. What PGD breaks is broken, so the outcome can only be lower.
+            found, robust = pgd(model, images, labels, epsilon, 20, seed=seed, loss="margin")
         if robust.any():
             found[robust] = makers[name]()(images[robust].contiguous(), labels[robust])
             with torch.no_grad():
                 robust &= model(found).argmax(1) == labels
     return Attacked(found, robust)
+
+
+def _autoattack(model, classes: int, epsilon: float, steps: int, queries: int, seed: int):
+    given = {"eps": epsilon, "seed": seed}
+    parts = [torchattacks.APGD(model, steps=steps, **given)]
+    if classes >= 4:
+        parts.append(torchattacks.APGDT(model, steps=steps, n_classes=classes, **given))
+        parts.append(
+            torchattacks.FAB(model, steps=steps, multi_targeted=True, n_classes=classes, **given)
+        )
+    parts.append(torchattacks.Square(model, n_queries=queries, **given))
+    return torchattacks.MultiAttack(parts)
 
 
 def worst_case(*outcomes: Attacked) -> Tensor:

@@ -89,6 +89,28 @@ def bootstrap(values: Tensor | np.ndarray, resamples: int = 2000, seed: int = 0)
     return Estimate(float(mean), float(low), float(high), n)
 
 
+def paired(first: Tensor | np.ndarray, second: Tensor | np.ndarray) -> Estimate:
+    """Return the mean of ``first`` minus ``second``, image by image, with its interval.
+
+    Where all images agree, as when both networks break on every one, no resample could show
+    anything else. That is not certainty: the interval then has the half-width of the Wilson
+    interval of no disagreement among so many images.
+
+    Args:
+        first, second: booleans, (N,), or (R, N) with one row per run, as in ``bootstrap``.
+
+    Example:
+        >>> [round(v, 3) for v in paired(np.array([False] * 8), np.array([False] * 8))]
+        [0.0, -0.324, 0.324, 8]
+    """
+    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    if np.ptp(difference) > 0:
+        return bootstrap(difference)
+    n, value = difference.shape[-1], float(difference.flat[0])
+    room = proportion(np.zeros(n)).high
+    return Estimate(value, max(-1.0, value - room), min(1.0, value + room), n)
+
+
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Return (N,) booleans: whether each image is classified rightly."""
     return logits.argmax(1).cpu() == labels.cpu()

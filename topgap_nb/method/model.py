@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
-from topgap_nb.method.pooling import TopKPool2d, is_average
+from topgap_nb.method.choosing import make_pool
+from topgap_nb.method.pooling import is_average
 from topgap_nb.method.weights import create_backbone
 
 PYRAMID_WIDTH = 256
@@ -144,7 +145,8 @@ class TopGapNet(MapClassifier):
     Args:
         backbone: a timm architecture with ``features_only`` support.
         num_classes: C.
-        k: pixel constraint of the pooling, a count or a float share of the map.
+        k: pixel constraint of the pooling, a count or a float share of the map; ``"auto"`` to
+            choose it after training, ``"learnt"`` to learn one per class (see ``choosing``).
         pretrained: ImageNet weights in the backbone (see ``weights.create_backbone``).
         maps: how many of the backbone's last feature maps feed the pyramid, or timm's indices of
             them; None takes the last four (VGG11-BN: the three of 256, 512 and 512 channels).
@@ -162,7 +164,7 @@ class TopGapNet(MapClassifier):
         self,
         backbone: str,
         num_classes: int,
-        k: int | float = 1.0,
+        k: int | float | str = 1.0,
         pretrained: bool = False,
         maps: int | tuple[int, ...] | None = None,
         dropout: float = 0.0,
@@ -174,7 +176,7 @@ class TopGapNet(MapClassifier):
         super().__init__(config["mean"], config["std"])
         self.backbone = net
         self.head = PyramidHead(net.feature_info.channels(), num_classes, dropout)
-        self.pool = TopKPool2d(k)
+        self.pool = make_pool(k, num_classes)
 
     def features(self, images: Tensor) -> list[Tensor]:
         return self.backbone(self.normalised(images))
@@ -205,12 +207,12 @@ class StandardNet(MapClassifier):
     """
 
     def __init__(
-        self, backbone: str, num_classes: int, k: int | float = 1.0, pretrained: bool = False
+        self, backbone: str, num_classes: int, k: int | float | str = 1.0, pretrained: bool = False
     ):
         net = create_backbone(backbone, pretrained, num_classes=num_classes)
         super().__init__(net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
         self.net = net
-        self.pool = TopKPool2d(k) if _ends_in_average_and_linear(net) else None
+        self.pool = make_pool(k, num_classes) if _ends_in_average_and_linear(net) else None
         if self.pool is None and not is_average(k):
             raise UserError(
                 f"{backbone} does not pool class maps: k = {k} needs TopGapNet, or a network that "
@@ -253,7 +255,7 @@ def _ends_in_average_and_linear(net: nn.Module) -> bool:
 
 
 def build_model(
-    head: str, backbone: str, num_classes: int, k: int | float = 1.0, pretrained: bool = False
+    head: str, backbone: str, num_classes: int, k: int | float | str = 1.0, pretrained: bool = False
 ) -> MapClassifier:
     """Return a network by the name of its head: ``"standard"`` or ``"topgap"``.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
+from topgap_nb.method import preact  # noqa: F401 (timm learns its networks)
 
 # timm warns that a backbone without its classifier leaves the classifier's weights unused.
 logging.getLogger("timm.models._builder").setLevel(logging.ERROR)

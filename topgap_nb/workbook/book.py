@@ -1,12 +1,12 @@
 """What a notebook writes into: its records, tables, figures and verdicts."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from topgap_nb.experiments.checkpoints import ROOT, runs_root
 from topgap_nb.experiments.records import (
     Record,
     Verdict,
@@ -14,13 +14,21 @@ from topgap_nb.experiments.records import (
     save_records,
     versions,
 )
+from topgap_nb.files import ROOT, runs_root
 from topgap_nb.measures.scores import Estimate
 from topgap_nb.workbook.figures import save_figure, set_style
 from topgap_nb.workbook.tables import readable, result_table, save_table
 
 
-def outputs_folder(profile: str) -> Path:
-    """Return where a profile's tables and figures go; smoke numbers never reach ``figures/``."""
+def outputs_folder(profile: str, data_folder: str = "") -> Path:
+    """Return where a profile's tables and figures go; smoke numbers never reach ``figures/``.
+
+    What is made from a person's own ``data_folder`` goes to ``runs/own/<its name>-<a hash>``, so
+    that it is neither committed nor mixed with the workbook's results.
+    """
+    if data_folder:
+        path = Path(data_folder).expanduser().resolve()
+        return runs_root() / "own" / f"{path.name}-{sha256(str(path).encode()).hexdigest()[:6]}"
     return runs_root() / "smoke" / "figures" if profile == "smoke" else ROOT / "figures" / profile
 
 
@@ -30,11 +38,15 @@ class Book:
     Args:
         notebook: its file name without the suffix.
         profile: the profile it runs under; names the folders that results go to.
+        data_folder: a person's own folder of images, whose results are kept apart.
     """
 
-    def __init__(self, notebook: str, profile: str):
+    def __init__(self, notebook: str, profile: str, data_folder: str = ""):
         self.notebook, self.profile = notebook, profile
-        self.folder = outputs_folder(profile)
+        self.folder = outputs_folder(profile, data_folder)
+        self.records = self.folder / "records.jsonl" if data_folder else None
+        # For what is made and neither shown nor committed, as networks.
+        self.workplace = self.folder if data_folder else runs_root() / profile / "work" / notebook
         self.entries: list[Record | Verdict] = []
         set_style()
 
@@ -89,7 +101,7 @@ class Book:
     def figure(self, fig: plt.Figure, name: str, alt: str) -> None:
         """Save a figure as PNG and PDF with its description, and show it once."""
         save_figure(fig, self.folder / name, alt)
-        display(fig)
+        display(fig, metadata={"image/png": {"alt": alt}})
         plt.close(fig)
 
     def provenance(self, number: str) -> str:
@@ -109,4 +121,4 @@ class Book:
     def _add(self, entry: Record | Verdict) -> None:
         self.entries.append(entry)
         # Written each time: an interrupted notebook leaves the records of what it finished.
-        save_records(self.entries, self.profile, self.notebook)
+        save_records(self.entries, self.profile, self.notebook, self.records)

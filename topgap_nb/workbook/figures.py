@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 from torch import Tensor
 
-from topgap_nb.experiments.checkpoints import write_atomic
+from topgap_nb.files import write_atomic
 
 PALETTE = {"standard": "#0072B2", "topgap": "#D55E00", "paper": "#777777", "other": "#009E73"}
 MAP_COLOURS = "viridis"

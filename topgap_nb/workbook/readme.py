@@ -7,14 +7,23 @@ import nbformat
 import pandas as pd
 
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.checkpoints import ROOT, write_atomic
 from topgap_nb.experiments.records import Verdict, load_records
+from topgap_nb.files import ROOT, write_atomic
 from topgap_nb.workbook.book import outputs_folder
 from topgap_nb.workbook.runner import WHOLE, all_notebooks, minutes, promised_outputs
 
+README = ROOT / "README.md"
+TEACHING = ROOT / "notebooks" / "README.md"
+# Three ways through the book, by the numbers of the notebooks.
+WAYS = {
+    "one lecture": ("00", "01", "90"),
+    "one week": ("00", "01", "02", "03", "04", "06", "90"),
+    "one term": None,
+}
 
-def fill_readme(profile: str = "demo", path: Path = ROOT / "README.md") -> None:
-    """Rewrite the README's blocks from the last run of a profile.
+
+def fill_readme(profile: str = "demo") -> None:
+    """Rewrite the blocks of the README and of the teacher's page from the last run of a profile.
 
     A block stands between ``<!-- name -->`` and ``<!-- end name -->``.
 
@@ -28,12 +37,22 @@ def fill_readme(profile: str = "demo", path: Path = ROOT / "README.md") -> None:
             f"no run of {missing[0]} yet: `topgap run --profile {profile} --force` runs all"
         )
     hardware = next(e.hardware for e in load_records(profile) if isinstance(e, Verdict))
-    blocks = {
-        "verdicts": verdict_table(outputs_folder(profile)),
-        "notebooks": notebook_table(took),
-        "total": f"{took[WHOLE]:.0f}",
-        "hardware": hardware,
-    }
+    _fill(
+        README,
+        {
+            "verdicts": verdict_table(outputs_folder(profile)),
+            "notebooks": notebook_table(took),
+            "total": f"{took[WHOLE]:.0f}",
+            "hardware": hardware,
+        },
+    )
+    _fill(
+        TEACHING,
+        {"ways": ways_table(took), "exercises": exercise_table(), "hardware": hardware},
+    )
+
+
+def _fill(path: Path, blocks: dict[str, str]) -> None:
     text = path.read_text()
     for name, content in blocks.items():
         gap = "\n" if "|" in content else ""
@@ -71,3 +90,35 @@ def notebook_table(took: dict[str, float]) -> str:
         link = f"[{path.stem}](notebooks/{path.name})"
         lines.append(f"| {link} | {title} | {outputs} | {took[path.stem]:.1f} |")
     return "\n".join(lines)
+
+
+def ways_table(took: dict[str, float]) -> str:
+    """Return the table of the ways through the book, with a column of minutes per notebook."""
+    lines = ["| notebook | minutes | exercises | " + " | ".join(WAYS) + " |"]
+    lines.append("|---" * (3 + len(WAYS)) + "|")
+    names = [path.stem for path in all_notebooks()]
+    counts = {path.stem: len(_exercises(path)) for path in all_notebooks()}
+    on = {way: [n for n in names if only is None or n[:2] in only] for way, only in WAYS.items()}
+    for name in names:
+        marks = " | ".join("✓" if name in chosen else "" for chosen in on.values())
+        lines.append(
+            f"| [{name}]({name}.ipynb) | {took[name]:.1f} | {counts[name] or ''} | {marks} |"
+        )
+    sums = " | ".join(f"{sum(took[name] for name in chosen):.0f} min" for chosen in on.values())
+    return "\n".join([*lines, f"| together, one after the other | | | {sums} |"])
+
+
+def exercise_table() -> str:
+    """Return the table of all exercises: what each asks and what it practises."""
+    lines = ["| exercise | kind | practises |", "|---|---|---|"]
+    for path in all_notebooks():
+        for number, title, kind, practised in _exercises(path):
+            lines.append(f"| [{number}]({path.name}) {title} | {kind} | {practised} |")
+    return "\n".join(lines)
+
+
+def _exercises(path: Path) -> list[tuple[str, ...]]:
+    """Return (number, title, kind, what it practises) of a notebook's exercises."""
+    pattern = r"### Exercise (\d\d\.\d) · (.+)\n\n\*(.+)\. Practises: (.+)\.\*"
+    cells = nbformat.read(path, as_version=4).cells
+    return [found.groups() for cell in cells if (found := re.match(pattern, cell.source))]

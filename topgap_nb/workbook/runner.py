@@ -21,15 +21,23 @@ from pathlib import Path
 
 import nbformat
 
+from topgap_nb.data import identity
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.checkpoints import ROOT, runs_root, write_atomic
 from topgap_nb.experiments.recipes import profile_file, read_profile
+from topgap_nb.files import ROOT, runs_root, write_atomic
 from topgap_nb.workbook.book import outputs_folder
 
 NOTEBOOKS = ROOT / "notebooks"
 # The notebook that reads the others' records.
 LAST = "90"
 WHOLE = "whole"
+# Feature maps come and go by the hundred megabytes. With large pages, and memory kept rather than
+# given back to the system each time, an attack takes about 0.7 of its time (benchmarks/memory.py).
+# A C library that does not know these words passes over them.
+ALLOCATION = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("hugetlb=1", f"mmap_threshold={2**30}", f"trim_threshold={2**32}")
+)
 
 
 class NotebookFailed(RuntimeError):
@@ -38,12 +46,18 @@ class NotebookFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile says: a time limit per cell, recipes, and each notebook's parameters."""
+    """What a profile says: a time limit per cell, recipes, and each notebook's parameters.
+
+    ``first`` names the notebooks that take longest: started last, one of them would run on alone.
+    ``only`` names the notebooks that it is for, by their beginnings; empty is all.
+    """
 
     name: str
     cell_seconds: int
     parameters: dict[str, dict]
     recipes: dict[str, dict]
+    first: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
 
 def load_profile(name: str) -> Profile:
@@ -57,14 +71,15 @@ def load_profile(name: str) -> Profile:
     try:
         parameters = {key: value or {} for key, value in content["notebooks"].items()}
         seconds = int(content["cell_seconds"])
+        first, only = (tuple(content.get(key, ())) for key in ("first", "only"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{path} needs `cell_seconds` and `notebooks` (name: parameters): {error!r}"
         ) from error
-    unknown = set(parameters) - {path.stem for path in all_notebooks()}
+    unknown = {*parameters, *first} - {path.stem for path in all_notebooks()}
     if unknown:
-        raise UserError(f"{path} has parameters for {sorted(unknown)}, which are no notebooks")
-    return Profile(name, seconds, parameters, content["recipes"])
+        raise UserError(f"{path} names {sorted(unknown)}, which are no notebooks")
+    return Profile(name, seconds, parameters, content["recipes"], first, only)
 
 
 def all_notebooks() -> list[Path]:
@@ -167,15 +182,16 @@ def run_book(
     jobs: int | None = None,
     echo=print,
 ) -> None:
-    """Execute notebooks, in order and several at a time; start none after one has failed.
+    """Execute notebooks, several at a time; start none after one has failed.
 
     A notebook alone leaves a core idle while it imports and draws, and a network trains faster on
     two cores as two networks on one each. They share trained networks: who needs one that another
-    is training waits for it. The scoreboard reads what all others wrote, so it runs last.
+    is training waits for it. They start in order, but for those that the profile puts first when
+    several run at a time. The scoreboard reads what all others wrote, so it runs last.
 
     Args:
         profile_name: ``smoke``, ``demo`` or ``paper``.
-        only: beginnings of notebook names; empty runs all.
+        only: beginnings of notebook names; empty runs all that the profile is for.
         force: also run notebooks for which nothing changed.
         jobs: how many run at a time; by default one per core up to 4, or one where there is a GPU.
         echo: where the progress lines go.
@@ -185,7 +201,9 @@ def run_book(
         NotebookFailed: names the notebook, the cell, the error, and the executed copy.
     """
     profile = load_profile(profile_name)
-    books = [(path, nbformat.read(path, as_version=4)) for path in chosen_notebooks(only)]
+    books = [
+        (path, nbformat.read(path, as_version=4)) for path in chosen_notebooks(only or profile.only)
+    ]
     for path, book in books:
         check_parameters(book, profile.parameters.get(path.stem, {}), path.name)
     _check_writable(outputs_folder(profile.name), runs_root() / profile.name)
@@ -200,7 +218,7 @@ def run_book(
         label = f"[{number}/{len(books)}] {path.stem}"
         stamp = _stamp(profile.name, path.stem)
         state = _state(path, book, profile)
-        if not force and _is_current(stamp, state, book, profile.name):
+        if not force and _is_current(stamp, state, book, _results(profile, path.stem)):
             echo(f"{label:<40} unchanged, skipped")
             return False
         echo(f"{label:<40} running ...")
@@ -215,6 +233,8 @@ def run_book(
 
     numbered = [(number, *pair) for number, pair in enumerate(books, start=1)]
     last = [entry for entry in numbered if entry[1].stem.startswith(LAST)]
+    if jobs > 1:
+        numbered.sort(key=lambda entry: entry[1].stem not in profile.first)
     ran = []
     for together in ([entry for entry in numbered if entry not in last], last):
         pool = ThreadPoolExecutor(jobs)
@@ -270,7 +290,11 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile, threads:
         async def start_kernel(self, **options):
             """Start it on its share of the cores, with sockets of its own."""
             self.ip = f"{sockets}/kernel"
-            options["env"] = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+            ours = {"OMP_NUM_THREADS": str(threads)}
+            options["env"] = {"GLIBC_TUNABLES": ALLOCATION, **os.environ, **ours}
+            # It is interrupted before it is shut down, and would call that an error.
+            quiet = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=50"]
+            options["extra_arguments"] = quiet
             return await super().start_kernel(**options)
 
     # Not under runs/: the path of a socket may have at most a hundred characters.
@@ -294,17 +318,20 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile, threads:
         ) from error
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
-    missing = [
-        name
-        for name in promised_outputs(book)
-        if not _written_since(outputs_folder(profile.name) / name, start)
-    ]
+    folder = _results(profile, path.stem)
+    missing = [n for n in promised_outputs(book) if not _written_since(folder / n, start)]
     if missing:
         raise NotebookFailed(
             f"{path.name} did not write what it promises: {', '.join(missing)} in "
-            f"{outputs_folder(profile.name)}\n  executed copy: {executed}"
+            f"{folder}\n  executed copy: {executed}"
         )
     return time.perf_counter() - start
+
+
+def _results(profile: Profile, notebook: str) -> Path:
+    """Return where a notebook's outputs go: apart, where it was given a folder of images."""
+    given = profile.parameters.get(notebook, {})
+    return outputs_folder(profile.name, given.get("DATA_FOLDER", ""))
 
 
 def _written_since(path: Path, start: float) -> bool:
@@ -316,8 +343,12 @@ def _state(path: Path, book: nbformat.NotebookNode, profile: Profile) -> str:
     """Hash everything a notebook's results depend on."""
     digest = hashlib.sha256(package_digest().encode())
     digest.update(json.dumps([cell.source for cell in book.cells]).encode())
-    settings = [profile.parameters.get(path.stem, {}), profile.recipes]
+    copies = [identity(name, **(r.get("options") or {})) for name, r in profile.recipes.items()]
+    settings = [profile.parameters.get(path.stem, {}), profile.recipes, copies]
     digest.update(json.dumps(settings, sort_keys=True).encode())
+    if data_folder := profile.parameters.get(path.stem, {}).get("DATA_FOLDER"):
+        for file in sorted(Path(data_folder).expanduser().rglob("*")):
+            digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
     if path.stem.startswith(LAST):
         for records in sorted((runs_root() / profile.name / "records").glob("*.jsonl")):
             if records.stem != path.stem:
@@ -335,10 +366,10 @@ def package_digest() -> str:
     return digest.hexdigest()
 
 
-def _is_current(stamp: Path, state: str, book: nbformat.NotebookNode, profile: str) -> bool:
+def _is_current(stamp: Path, state: str, book: nbformat.NotebookNode, folder: Path) -> bool:
     if not stamp.exists() or json.loads(stamp.read_text())["state"] != state:
         return False
-    return all((outputs_folder(profile) / name).exists() for name in promised_outputs(book))
+    return all((folder / name).exists() for name in promised_outputs(book))
 
 
 def _check_writable(*folders: Path) -> None:

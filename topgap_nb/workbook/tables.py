@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.checkpoints import ROOT, write_atomic
 from topgap_nb.experiments.records import Record
+from topgap_nb.files import ROOT, write_atomic
 from topgap_nb.measures.scores import Estimate
 
 ARCHITECTURES = {
@@ -102,7 +102,7 @@ def _cell(column: str, value) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    if column in ("n", "seeds"):
+    if column in ("n", "seeds", "trainings"):
         return f"{value:.0f}" if value else "–"
     if column.endswith("_parameters"):
         return f"{value:.2f}"

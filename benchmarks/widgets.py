@@ -1,0 +1,44 @@
+"""How fast the explorers answer: one change of a control, from its value to the new picture."""
+
+import statistics
+import time
+
+from topgap_nb import (
+    attack_explorer,
+    baseline,
+    field_explorer,
+    k_explorer,
+    open_dataset,
+    planted_explorer,
+    recipe,
+    trained,
+)
+
+
+def main():
+    ours = recipe("demo", "planted")
+    topgap = trained(ours).model
+    networks = {"Top-GAP": topgap, "standard": trained(baseline(ours, "demo")).model}
+    few = open_dataset("planted", "test", ours.image_size, **ours.options).subset(range(8))
+    moves = {
+        "k": (k_explorer(topgap, few), "k", [10, 100, 300, 576, 47]),
+        "receptive field": (field_explorer(networks, few), "row", [0, 5, 11, 17, 23]),
+        "attack, 1 step": (attack_explorer(networks, few), "epsilon", [0.5, 2.0, 4.0, 6.0, 8.0]),
+        "attack, 3 steps": (attack_explorer(networks, few), "steps", [3] * 5),
+        "attack, 10 steps": (attack_explorer(networks, few), "steps", [10] * 5),
+        "planted world": (planted_explorer(networks, ours.image_size), "world", [1, 2, 3, 4, 5]),
+    }
+    for name, (explorer, control, values) in moves.items():
+        widget = explorer.widget
+        slider = widget.children[0].children[list(explorer.controls()).index(control)]
+        seconds = []
+        for value in values:
+            slider.value = slider.min
+            start = time.perf_counter()
+            slider.value = value
+            seconds.append(time.perf_counter() - start)
+        print(f"{name:<18} {1000 * statistics.median(seconds):5.0f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Sphinx settings of the book; ``topgap book`` gathers its pages and calls Sphinx."""
+
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
+
+project = "The Top-GAP workbook"
+copyright = "the workbook's authors, MIT licence"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = project
+html_copy_source = False
+html_show_sphinx = False
+# The notebooks come executed.
+nb_execution_mode = "off"
+# Nothing is loaded from another host: no player for widgets, and formulas as MathML.
+nb_ipywidgets_js = {}
+nb_merge_streams = True
+# Only solutions are folded.
+nb_code_prompt_show = "Show the solution"
+nb_code_prompt_hide = "Hide the solution"
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+# A field of a named tuple is a member already; its docstring must not declare it again.
+napoleon_use_ivar = True
+# ... and several may have a field of the same name.
+suppress_warnings = ["ref.python"]
+
+
+def _formula(translator, node, block: bool) -> None:
+    """Write a formula as MathML, which browsers draw by themselves."""
+    markup = convert(node.astext(), display="block" if block else "inline")
+    translator.body.append(f"<div>{markup}</div>" if block else markup)
+    raise SkipNode
+
+
+def _as_written(app, what, name, obj, options, lines: list[str]) -> None:
+    """Keep bars in docstrings, which write |X| for a norm, from becoming substitutions."""
+    lines[:] = [line.replace("|", r"\|") for line in lines]
+
+
+def setup(app) -> None:
+    """Register the renderer of formulas, and how docstrings are read."""
+    app.connect("autodoc-process-docstring", _as_written)
+    app.add_html_math_renderer(
+        "mathml",
+        (lambda translator, node: _formula(translator, node, False), None),
+        (lambda translator, node: _formula(translator, node, True), None),
+    )

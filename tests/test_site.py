@@ -1,0 +1,89 @@
+"""The book as a site, and the glossary that its terms link to."""
+
+import re
+import shutil
+
+import nbformat
+import pytest
+
+import topgap_nb
+from topgap_nb import UserError
+from topgap_nb.workbook.glossary import WORDS, anchor, glossary_page, with_links
+from topgap_nb.workbook.runner import all_notebooks
+from topgap_nb.workbook.site import WIDGET, broken_links, build_book, readable_copy
+
+
+def test_every_word_has_a_function_and_an_anchor_of_its_own():
+    anchors = [anchor(word.term) for word in WORDS]
+    assert len(set(anchors)) == len(anchors) == glossary_page().count("\n## ")
+    for word in WORDS:
+        assert hasattr(topgap_nb, word.home), word
+
+
+def test_terms_are_linked_once_and_only_in_prose():
+    text = (
+        "# Attack distance\n\nThe attack distance; `attack distance`, $attack distance$, "
+        "[attack distance](x), ROBUST ACCURACY and the attack distance.\n| attack budget |"
+    )
+    seen = set()
+    assert with_links(text, seen) == (
+        "# Attack distance\n\nThe [attack distance](glossary.md#attack-distance); "
+        "`attack distance`, $attack distance$, [attack distance](x), "
+        "[ROBUST ACCURACY](glossary.md#robust-accuracy) and the attack distance.\n"
+        "| attack budget |"
+    )
+    assert seen == {"attack distance", "robust accuracy"}
+    # An IoU is a term; the "iou" within another word is not.
+    assert with_links("previous, curious", set()) == "previous, curious"
+
+
+def test_widgets_become_stills_and_progress_bars_go():
+    def output(data, **metadata):
+        return nbformat.v4.new_output("display_data", data, metadata=metadata)
+
+    cell = nbformat.v4.new_code_cell(metadata={"tags": ["solution"]})
+    cell.outputs = [
+        output({WIDGET: {}, "text/plain": "0%"}),
+        output({WIDGET: {}, "image/png": "AA=="}, **{"image/png": {"alt": "a still"}}),
+    ]
+    book = readable_copy(nbformat.v4.new_notebook(cells=[cell]))
+    (kept,) = book.cells[0].outputs
+    assert set(kept.data) == {"image/png"}
+    assert book.cells[0].metadata.mystnb.image.alt == "a still"
+    assert "hide-cell" in book.cells[0].metadata.tags
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "a.html").write_text('<a id="x" href="b.html#y"></a><a href="#x"></a>')
+    (tmp_path / "b.html").write_text('<p id="y"><a href="a.html"></a><img src="no.png">')
+    assert broken_links(tmp_path) == ["b.html: no.png"]
+    (tmp_path / "b.html").write_text('<a href="https://example.org/gone"></a>')
+    assert broken_links(tmp_path) == ["a.html: b.html#y"]
+
+
+def test_the_book_is_whole_and_fetches_nothing(runs):
+    with pytest.raises(UserError, match=r"00_tour.ipynb has not been executed: .*--profile smoke"):
+        build_book("smoke")
+    executed = runs / "smoke" / "executed"
+    executed.mkdir(parents=True)
+    for path in all_notebooks():
+        shutil.copy(path, executed)
+    first = build_book("smoke")
+    site = first.parent
+    assert broken_links(site) == []
+    contents = first.read_text()
+    for path in all_notebooks():
+        assert f'href="{path.stem}.html"' in contents
+    method = (site / "01_method.html").read_text()
+    assert "<math" in method
+    assert "$" not in re.sub(r"<(script|pre|style).*?</\1>", "", method, flags=re.DOTALL)
+    assert 'href="functions.html#topgap_nb.top_k_pool"' in (site / "glossary.html").read_text()
+    assert (
+        'href="glossary.html#attack-distance"' in (site / "04_adversarial_attacks.html").read_text()
+    )
+    assert (site / "searchindex.js").stat().st_size > 10_000
+    for page in site.glob("*.html"):
+        assert not re.search(r'<(?:script|img|iframe)[^>]*src="(?:https?:)?//', page.read_text())
+        assert not re.search(
+            r'<link[^>]*rel="stylesheet"[^>]*href="(?:https?:)?//', page.read_text()
+        )

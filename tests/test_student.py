@@ -1,0 +1,143 @@
+"""Exercises and the student edition; test_notebooks.py runs every solution against its check."""
+
+import ast
+
+import nbformat
+import papermill
+import pytest
+import torch
+from papermill.exceptions import PapermillExecutionError
+
+import topgap_nb
+from topgap_nb import UserError, check, top_k_pool
+from topgap_nb.workbook.exercises import UNANSWERED, NotYet, blanked
+from topgap_nb.workbook.runner import NOTEBOOKS, all_notebooks, load_profile
+from topgap_nb.workbook.student import student_edition, tag_of, write_student_edition
+
+BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in all_notebooks()}
+PARTS = {
+    f"{name[:2]}.{cell.id.split('-')[-1]}": (cell.source, following.source)
+    for name, book in BOOKS.items()
+    for cell, following in zip(book.cells, book.cells[1:], strict=False)
+    if tag_of(cell) == "solution"
+}
+
+
+def test_an_answer_is_accepted_or_told_what_is_wrong(capsys):
+    tests = {"too small": lambda a: a > 3, "odd": lambda a: a % 2 == 0}
+    check(4, tests)
+    assert capsys.readouterr().out == "Right.\n"
+    for answer, says in ((2, "too small"), (5, "odd"), (..., UNANSWERED), ((4, ...), UNANSWERED)):
+        with pytest.raises(NotYet) as caught:
+            check(answer, tests)
+        assert str(caught.value) == says
+        assert caught.value._render_traceback_() == [f"Not yet: {says}"]
+
+
+def test_an_answer_that_raises_is_told_so_without_its_traceback():
+    with pytest.raises(NotYet) as caught:
+        check("word", {"a number": lambda a: a > 3})
+    assert str(caught.value).startswith("a number (your answer led to TypeError: ")
+    assert caught.value.__suppress_context__
+
+
+def test_a_stub_keeps_what_the_check_reads_and_no_content():
+    solution = '''secret = 7
+first, second = secret, 3
+
+
+def double(value, by=2):
+    """Twice the value."""
+    return value * by'''
+    stub = blanked(solution, "check(double, {}); check((first, second), {})")
+    assert stub == (
+        "first = ...\nsecond = ...\n"
+        'def double(value, by=2):\n    """Twice the value."""\n    raise NotImplementedError'
+    )
+    with pytest.raises(UserError, match="reads nothing"):
+        blanked(solution, "check(third, {})")
+
+
+def test_every_notebook_with_claims_has_two_to_four_exercises():
+    for name, book in BOOKS.items():
+        tags = [tag_of(cell) for cell in book.cells]
+        count = tags.count("solution")
+        assert count == tags.count("hint") == tags.count("check")
+        if name < "08":
+            assert 2 <= count <= 4, name
+
+
+@pytest.mark.parametrize("exercise", PARTS)
+def test_the_blanked_solution_fails_its_check_with_one_line(exercise):
+    solution, checked = PARTS[exercise]
+    stub = blanked(solution, checked)
+    compile(stub, exercise, "exec")
+    space = {"check": check}
+    exec(stub, space)
+    calls = [node for node in ast.walk(ast.parse(checked)) if isinstance(node, ast.Call)]
+    (call,) = (node for node in calls if getattr(node.func, "id", "") == "check")
+    with pytest.raises(NotYet, match=UNANSWERED):
+        eval(compile(ast.Expression(call), exercise, "eval"), space)
+
+
+WRONG = {
+    "01.3": ("fold", lambda w, k, b: (torch.einsum("cm,mdij->cdij", w, k), b[:2]), "bias is not"),
+    "01.4": ("ranked_pool", top_k_pool, "worked by hand"),
+    "03.3": ("support", lambda field, share=0.9: share * field.sum() / 100, "that pixel"),
+    "04.1": ("pixels", [-0.1, 0.6, 1.1], "may leave"),
+    "04.3": ("noise", lambda images, epsilon: images + epsilon, "as many pixels"),
+    "06.1": ("iou_by_hand, iou_of_everything", (8 / 30, 0.1), "in either"),
+    "07.3": ("concentration", lambda maps: maps.abs().mean(), "a spike"),
+}
+
+
+@pytest.mark.parametrize("exercise", WRONG)
+def test_a_plausible_wrong_answer_is_told_why(exercise):
+    names, answer, says = WRONG[exercise]
+    space = {name: getattr(topgap_nb, name) for name in topgap_nb.__all__}
+    space |= {"torch": torch, "F": torch.nn.functional}
+    space["class_map"] = torch.tensor([[[[4.0, 1.0], [3.0, 0.0]]]])
+    parts = answer if "," in names else (answer,)
+    space |= dict(zip(names.split(", "), parts, strict=True))
+    with pytest.raises(NotYet, match=says):
+        exec(PARTS[exercise][1], space)
+
+
+def test_nothing_but_the_solutions_differs(tmp_path):
+    paths = write_student_edition(tmp_path / "student")
+    assert [path.stem for path in paths] == list(BOOKS)
+    for path in paths:
+        ours, theirs = BOOKS[path.stem], nbformat.read(path, as_version=4)
+        nbformat.validate(theirs)
+        assert theirs.metadata == ours.metadata
+        for cell, student in zip(ours.cells, theirs.cells, strict=True):
+            if tag_of(cell) == "solution":
+                assert student.source != cell.source
+                student.source = cell.source
+            assert student == cell
+    paths[0].write_text("an answer")
+    with pytest.raises(UserError, match="somebody's answers"):
+        write_student_edition(tmp_path / "student")
+    assert paths[0].read_text() == "an answer"
+
+
+def test_a_solution_without_a_check_is_refused():
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["solution"]})]
+    with pytest.raises(UserError, match="no check follows"):
+        student_edition(book)
+
+
+def test_the_student_edition_runs_up_to_its_first_exercise(tmp_path, runs):
+    paths = {path.stem: path for path in write_student_edition(tmp_path / "student")}
+    # The second needs the networks that the first has trained.
+    for name in ("00_tour", "03_effective_receptive_field"):
+        executed = tmp_path / f"{name}.ipynb"
+        given = {"PROFILE": "smoke", **load_profile("smoke").parameters[name]}
+        with pytest.raises(PapermillExecutionError) as caught:
+            papermill.execute_notebook(
+                str(paths[name]), str(executed), given, cwd=str(NOTEBOOKS), progress_bar=False
+            )
+        assert (caught.value.ename, caught.value.evalue) == ("NotYet", UNANSWERED)
+        cells = {cell.id: cell for cell in nbformat.read(executed, as_version=4).cells}
+        assert cells["check-1"].outputs[0].traceback == [f"Not yet: {UNANSWERED}"]

@@ -1,0 +1,56 @@
+"""The student edition: the same notebooks with the solutions left out."""
+
+import copy
+from pathlib import Path
+
+import nbformat
+
+from topgap_nb.errors import UserError
+from topgap_nb.files import ROOT, write_atomic
+from topgap_nb.workbook.exercises import TAGS, blanked
+from topgap_nb.workbook.runner import all_notebooks
+
+STUDENT = ROOT / "student"
+
+
+def tag_of(cell: nbformat.NotebookNode) -> str | None:
+    """Return which part of an exercise a cell is, or None."""
+    tags = [tag for tag in cell.metadata.get("tags", []) if tag in TAGS]
+    return tags[0] if tags else None
+
+
+def student_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a copy of a notebook whose solutions are stubs; every other cell is as it was.
+
+    Raises:
+        UserError: a solution without a check right after it.
+    """
+    book = copy.deepcopy(book)
+    for cell, following in zip(book.cells, [*book.cells[1:], None], strict=True):
+        if tag_of(cell) == "solution":
+            if following is None or tag_of(following) != "check":
+                raise UserError(f"no check follows the solution {cell.source.splitlines()[0]!r}")
+            cell.source = blanked(cell.source, following.source)
+    return book
+
+
+def write_student_edition(folder: Path = STUDENT) -> list[Path]:
+    """Write the student edition of every notebook into ``folder``; return the files.
+
+    A file that a student may have written into is never replaced: start from an empty folder.
+
+    Raises:
+        UserError: ``folder`` already holds notebooks, or see ``student_edition``.
+    """
+    if found := sorted(folder.glob("*.ipynb")):
+        raise UserError(
+            f"{folder} already holds {found[0].name}, perhaps with somebody's answers: move the "
+            f"folder away, then run this again"
+        )
+    written = []
+    for path in all_notebooks():
+        edition = student_edition(nbformat.read(path, as_version=4))
+        target = folder / path.name
+        write_atomic(target, nbformat.writes(edition) + "\n")
+        written.append(target)
+    return written
