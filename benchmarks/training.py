@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from topgap_nb import ImageSet, RunSpec
+from topgap_nb.device import device
 from topgap_nb.experiments import training
-from topgap_nb.experiments.precision import device
 from topgap_nb.method.preact import CIFAR10_MEAN, CIFAR10_STD
 
 CLASSES, SIZE = 10, 32

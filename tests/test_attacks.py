@@ -9,7 +9,6 @@ from topgap_nb.data.images import ImageSet
 from topgap_nb.errors import UserError
 from topgap_nb.measures.attacks import (
     LOSSES,
-    Attacked,
     attack,
     attack_distance,
     pgd,
@@ -115,8 +114,8 @@ def test_attacks_leave_the_global_generator_alone(net, batch):
 
 
 def test_worst_case_is_taken_per_image():
-    first = Attacked(torch.zeros(4), torch.tensor([True, True, False, False]))
-    second = Attacked(torch.zeros(4), torch.tensor([True, False, True, False]))
+    first = torch.tensor([True, True, False, False])
+    second = torch.tensor([True, False, True, False])
     assert worst_case(first, second).tolist() == [True, False, False, False]
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from sklearn.model_selection import StratifiedGroupKFold
 
 from topgap_nb.data.duplicates import SIDE, joined, near_duplicates
 from topgap_nb.data.images import ImageSet
@@ -184,6 +183,8 @@ def _without_classes(whole: ImageSet, numbers: list[int], enough: list[int]) -> 
 
 
 def _split(whole: ImageSet, seed: int) -> dict[str, ImageSet]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splits, rest = {}, whole
     for name, parts in PARTS.items():
         splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 
 from topgap_nb.data.images import ImageSet, read_image
 from topgap_nb.errors import UserError
@@ -28,6 +27,8 @@ def open_pneumonia(split: str, image_size: int = 96) -> ImageSet:
     """
     if split == "test":
         return _decoded("test", image_size)
+    from sklearn.model_selection import StratifiedGroupKFold
+
     everything = _decoded("train", image_size)
     splitter = StratifiedGroupKFold(n_splits=8, shuffle=True, random_state=0)
     train, select = next(splitter.split(everything.labels, everything.labels, everything.units))

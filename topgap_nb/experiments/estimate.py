@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import torch
 
+from topgap_nb.device import device
 from topgap_nb.experiments.checkpoints import KEPT
 from topgap_nb.experiments.depthwise import speed_up_depthwise
 from topgap_nb.experiments.grid import is_absent, is_finished
-from topgap_nb.experiments.precision import device, faster_dtype
+from topgap_nb.experiments.precision import faster_dtype
 from topgap_nb.experiments.recipes import read_profile
 from topgap_nb.experiments.spec import RunSpec
 from topgap_nb.experiments.training import loss_of, run_sets, untrained
@@ -119,7 +120,8 @@ def _alike(spec: RunSpec, about: dict) -> bool:
 
 def timed(spec: RunSpec, classes: int) -> float:
     """Return images per second of a few training steps on random images."""
-    model = speed_up_depthwise(untrained(spec.but(pretrained=False), classes)).train()
+    model = speed_up_depthwise(untrained(spec.but(pretrained=False), classes))
+    model = model.to(device()).train()
     enough = CPU_PIXELS // spec.image_size**2 if device().type == "cpu" else spec.batch_size
     count = min(spec.batch_size, max(2, enough))
     images = torch.rand(count, 3, spec.image_size, spec.image_size).to(device())

@@ -15,7 +15,6 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.precision import device
 from topgap_nb.experiments.training import Trained
 from topgap_nb.files import write_atomic
 from topgap_nb.measures.frozen import frozen
@@ -113,7 +112,7 @@ def load_model(folder: Path | str) -> Saved:
         names, size = tuple(about["class_names"]), int(about["image_size"])
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / ABOUT} is damaged: {' '.join(str(error).split())}") from error
-    model = model.to(device(), memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
     return Saved(model.eval().requires_grad_(False), names, size, about)
 
 

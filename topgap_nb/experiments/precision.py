@@ -1,6 +1,5 @@
-"""Which device and number format a run uses: chosen by measuring, kept when a run resumes."""
+"""Which number format a run uses: chosen by measuring, kept when a run resumes."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +7,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from topgap_nb.device import device
 from topgap_nb.files import write_atomic
-
-
-def device() -> torch.device:
-    """Return the device that everything runs on: the GPU where there is one.
-
-    ``accelerate launch --cpu`` keeps its processes off the GPU.
-    """
-    off = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    return torch.device("cuda" if torch.cuda.is_available() and not off else "cpu")
 
 
 def has_avx512() -> bool:

@@ -32,12 +32,19 @@ def profile_file(profile: str, must_exist: bool = False) -> Path:
 def read_profile(profile: str) -> dict:
     """Return the content of a profile file.
 
+    A profile that ``extends`` another has what the other has, entry by entry, where it has nothing
+    of its own; its recipes stand beside the other's.
+
     Raises:
         UserError: no such profile, or not valid YAML with ``recipes``.
     """
     path = profile_file(profile, must_exist=True)
     try:
         content = yaml.safe_load(path.read_text())
+        if base := content.pop("extends", None):
+            base = read_profile(base)
+            recipes = {**base["recipes"], **content.get("recipes", {})}
+            content = {**base, **content, "recipes": recipes}
         content["recipes"].items()
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a profile: {' '.join(str(error).split())}") from error

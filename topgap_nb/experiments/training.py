@@ -24,10 +24,11 @@ from tqdm.auto import tqdm
 from topgap_nb.data import ImageSet, check_dataset, open_dataset
 from topgap_nb.data.augment import augment, draws_for
 from topgap_nb.data.batches import feeder
+from topgap_nb.device import device
 from topgap_nb.errors import UserError
 from topgap_nb.experiments import checkpoints, parallel
 from topgap_nb.experiments.depthwise import speed_up_depthwise
-from topgap_nb.experiments.precision import device, run_dtype
+from topgap_nb.experiments.precision import run_dtype
 from topgap_nb.experiments.spec import RunSpec
 from topgap_nb.method.loss import LossTerms, sparsity_loss, top_gap_loss
 from topgap_nb.method.model import MapClassifier, build_model
@@ -80,7 +81,7 @@ def fold_of(images: ImageSet, fold: int, folds: int) -> tuple[ImageSet, ImageSet
 
 
 def untrained(spec: RunSpec, classes: int) -> MapClassifier:
-    """Return the network of a specification before its first step."""
+    """Return the network of a specification before its first step, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         model = build_model(spec.head, spec.backbone, classes, spec.k, spec.pretrained)
@@ -91,11 +92,11 @@ def untrained(spec: RunSpec, classes: int) -> MapClassifier:
         # baseline gets the same good start.
         for parameter in model.net.get_classifier().parameters():
             torch.nn.init.zeros_(parameter)
-    return model.to(device(), memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)
 
 
 def trained(spec: RunSpec, runs: Path | str | None = None, quiet: bool = False) -> Trained:
-    """Return the network of ``spec``, training it only if no finished run exists.
+    """Return the network of ``spec``, on the CPU, training it only if no finished run exists.
 
     Two processes that ask for the same run at once train it once: the second waits. A damaged
     checkpoint is set aside with a warning, and the run goes on from the one before.
@@ -147,7 +148,7 @@ def _train(spec: RunSpec, folder: Path, quiet: bool) -> tuple[dict, list[dict], 
     sets = run_sets(spec)
     train = sets["train"]
     classes = len(train.class_names)
-    model = speed_up_depthwise(untrained(spec, classes))
+    model = speed_up_depthwise(untrained(spec, classes)).to(device())
     optimizer = _optimizer(model, spec)
     feed, mine = feeder(train, device()), parallel.my_share()
     if 0 < len(train) % spec.batch_size < parallel.members():

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from topgap_nb.data.images import ImageSet
 from topgap_nb.errors import UserError
-from topgap_nb.measures.frozen import frozen
+from topgap_nb.measures.frozen import frozen, measured
 
 ATTACKS = ("fgsm", "pgd", "square", "apgd", "autoattack")
 
@@ -240,17 +240,19 @@ def attack(
         name, steps, options = "pgd", 1, {"step_size": epsilon, "random_start": False, **options}
     outcomes = []
     parts = range(0, len(images), batch_size)
-    for start in tqdm(parts, desc=name, unit="batch", leave=False, disable=not progress):
-        part = slice(start, start + batch_size)
-        given = images[part], labels[part]
-        if name == "pgd":
-            part_mask = None if mask is None else mask[part]
-            outcome = pgd(
-                model, *given, epsilon, steps, mask=part_mask, seed=seed + start, **options
-            )
-        else:
-            outcome = _torchattack(model, *given, name, epsilon, steps, seed, **options)
-        outcomes.append(outcome)
+    networks = [model, *([options["follow"]] if options.get("follow") else [])]
+    with measured(*networks) as place:
+        for start in tqdm(parts, desc=name, unit="batch", leave=False, disable=not progress):
+            part = slice(start, start + batch_size)
+            given = images[part].to(place), labels[part].to(place)
+            if name == "pgd":
+                part_mask = None if mask is None else mask[part].to(place)
+                outcome = pgd(
+                    model, *given, epsilon, steps, mask=part_mask, seed=seed + start, **options
+                )
+            else:
+                outcome = _torchattack(model, *given, name, epsilon, steps, seed, **options)
+            outcomes.append([found.to(images.device) for found in outcome])
     found, robust = zip(*outcomes, strict=True)
     return Attacked(torch.cat(found), torch.cat(robust))
 
@@ -290,12 +292,19 @@ def _autoattack(model, classes: int, epsilon: float, steps: int, queries: int, s
     return torchattacks.MultiAttack(parts)
 
 
-def worst_case(*outcomes: Attacked) -> Tensor:
-    """Return (N,) bool: which images withstand every one of the attacks.
+def worst_case(*robust: Tensor) -> Tensor:
+    """Return which images withstand every one of several attacks: bool, of the shape of each.
 
     Combined per image: the smaller of several mean accuracies would be too high.
+
+    Args:
+        robust: what each attack left, as in ``Attacked.robust``.
+
+    Example:
+        >>> worst_case(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
+        tensor([ True, False, False])
     """
-    return torch.stack([outcome.robust for outcome in outcomes]).all(0)
+    return torch.stack(robust).all(0)
 
 
 class AttackDistance(NamedTuple):

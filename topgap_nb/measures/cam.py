@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
-from topgap_nb.measures.frozen import frozen
+from topgap_nb.measures.frozen import measured
 from topgap_nb.method.model import MapClassifier, StandardNet, TopGapNet, explanation_map
 from topgap_nb.method.pooling import TopKPool2d, is_average
 
@@ -29,8 +29,8 @@ def own_cam(model: MapClassifier, images: Tensor, class_idx: int | Tensor | None
 
     Source: paper, section 3.1, mode "CAM"; for a standard network Definition 3.
     """
-    with frozen(model):
-        return model.cam(images, class_idx)
+    with measured(model) as place:
+        return model.cam(images.to(place), class_idx).to(images.device)
 
 
 def grad_cam(
@@ -58,20 +58,22 @@ def grad_cam(
     """
     if layer == PYRAMID_SUM and isinstance(model, TopGapNet):
         _warn_degenerate("Grad-CAM", layer, "the network's own CAM up to ReLU, scale and bias")
-    with frozen(model):
+    home = images.device
+    with measured(model) as place:
+        images = images.to(place)
         if layer is None and _pools_class_maps(model):
             with torch.no_grad():
                 maps = model.class_maps(images)
                 chosen = _chosen(model.pool(maps), class_idx)
                 evidence = _pick(maps, chosen) - model.net.get_classifier().bias[chosen, None, None]
-            return explanation_map(F.relu(evidence), images.shape[-2:])
+            return explanation_map(F.relu(evidence), images.shape[-2:]).to(home)
         activations, logits = _run_to(model, images, layer or _last_layer(model))
         chosen = _chosen(logits, class_idx)
         (gradient,) = torch.autograd.grad(_pick(logits, chosen).sum(), activations)
         with torch.no_grad():
             weights = gradient.mean((2, 3), keepdim=True)
             maps = F.relu((weights * activations).sum(1))
-    return explanation_map(maps.detach(), images.shape[-2:])
+    return explanation_map(maps.detach(), images.shape[-2:]).to(home)
 
 
 def recipro_cam(
@@ -111,7 +113,9 @@ def recipro_cam(
         _warn_degenerate(
             "Recipro-CAM", layer or "the last feature map", "the network's own CAM up to a constant"
         )
-    with frozen(model), torch.no_grad():
+    home = images.device
+    with measured(model) as place, torch.no_grad():
+        images = images.to(place)
         if averaged:
             logits, cells = _closed_cells(model, images, mask)
         elif pooled:
@@ -126,7 +130,7 @@ def recipro_cam(
         if score == "softmax":
             cells = cells.softmax(1)
     maps = _pick(cells, _chosen(logits, class_idx))
-    return explanation_map(maps, images.shape[-2:])
+    return explanation_map(maps, images.shape[-2:]).to(home)
 
 
 def _closed_cells(model: StandardNet, images: Tensor, mask: str) -> tuple[Tensor, Tensor]:

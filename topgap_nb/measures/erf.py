@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from topgap_nb.errors import UserError
-from topgap_nb.measures.frozen import frozen
+from topgap_nb.measures.frozen import frozen, measured
 from topgap_nb.method.model import MapClassifier
 
 CONVENTIONS = ("paper", "luo", "replknet")
@@ -69,10 +69,11 @@ def erf_map(
     """
     if convention not in CONVENTIONS:
         raise UserError(f"ERF convention {convention!r} is unknown: use {', '.join(CONVENTIONS)}")
-    with frozen(model), torch.enable_grad():
+    with measured(model) as place, torch.enable_grad():
         # One forward pass serves all positions, and each costs one backward pass for all images:
         # an image's output depends on that image alone.
-        pixels = images.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+        pixels = images.detach().to(place).contiguous(memory_format=torch.channels_last)
+        pixels.requires_grad_()
         outputs = output_maps(model, pixels)
         _check_positions(positions, outputs.shape[-2:])
         outputs = (F.relu(outputs) if convention == "replknet" else outputs).sum(1)
@@ -81,7 +82,7 @@ def erf_map(
             (gradient,) = torch.autograd.grad(
                 outputs[:, row, column].sum(), pixels, retain_graph=True
             )
-            fields.append(gradient.detach())
+            fields.append(gradient.detach().to(images.device))
     gradients = torch.stack(fields)
     if convention == "luo":
         return gradients.mean(1, keepdim=True).abs().sum(2)

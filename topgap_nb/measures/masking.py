@@ -10,6 +10,7 @@ numbers; the attacks on top-k pooling are ours.
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from topgap_nb.measures.attacks import attack, check_budget, cross_entropy, margin
-from topgap_nb.measures.frozen import frozen
+from topgap_nb.measures.frozen import frozen, measured
 from topgap_nb.measures.scores import proportion
 from topgap_nb.method.model import MapClassifier
 from topgap_nb.method.pooling import TopKPool2d, is_average, pixel_constraint
@@ -128,18 +129,31 @@ def masking_report(
         torch.Size([2])
     """
     check_budget(images, epsilon)
-    plain = attack(model, images, labels, "pgd", epsilon, PLAIN_STEPS, seed=seed).robust
-    check = _Checks(model, images, labels, epsilon, plain, seed)
+    networks = [model] if surrogate is None else [model, surrogate]
+    with measured(*networks) as place:
+        given = images.to(place), labels.to(place), epsilon
+        plain = attack(model, *given[:2], "pgd", epsilon, PLAIN_STEPS, seed=seed).robust
+        check = _Checks(model, *given, plain, seed)
+        plan = _plan(check, surrogate, steps, longest, restarts, queries)
+        bar = {"desc": "masking report", "unit": "check", "leave": False}
+        for part in tqdm(plan, disable=not progress, **bar):
+            part()
+    return MaskingReport(epsilon, plain.cpu(), check.robust.cpu(), check.rows)
+
+
+def _plan(check, surrogate, steps, longest, restarts, queries) -> list[Callable[[], None]]:
+    """Return the checks in the order of their rows."""
     losses = {"the margin": "margin", "rescaled logits": "rescaled", "the DLR loss": "dlr"}
     if check.classes < 3:
         del losses["the DLR loss"]
-    plan = [
+    starts = f"{restarts} start{'s' if restarts > 1 else ''}"
+    return [
         lambda: _gradients(check),
         lambda: check.judge("noise of the same size", check.noise(NOISE_DRAWS)),
         lambda: check.attacked("Square, which sees no gradient", "square", queries),
         lambda: _more_budget(check),
         lambda: check.attacked(
-            f"PGD with {longest} steps, {restarts} starts", "pgd", longest, restarts=restarts
+            f"PGD with {longest} steps, {starts}", "pgd", longest, restarts=restarts
         ),
         lambda: _step_sizes(check, steps),
         *(
@@ -148,14 +162,11 @@ def masking_report(
         ),
         *(
             partial(check.attacked, f"PGD through {words}", "pgd", steps, follow=network)
-            for words, network in adaptive(model).items()
+            for words, network in adaptive(check.model).items()
         ),
         *([partial(_transfer, check, surrogate, steps)] if surrogate is not None else []),
         lambda: check.attacked("AutoAttack", "autoattack", AUTO_STEPS, queries=queries),
     ]
-    for part in tqdm(plan, desc="masking report", unit="check", leave=False, disable=not progress):
-        part()
-    return MaskingReport(epsilon, plain, check.robust, check.rows)
 
 
 class _Checks:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from topgap_nb.data.images import ImageSet, as_float
 from topgap_nb.errors import UserError
-from topgap_nb.measures.frozen import frozen
+from topgap_nb.measures.frozen import measured
 
 CONFIDENCE = 0.95
 
@@ -26,11 +26,10 @@ class Estimate(NamedTuple):
 def predict(model: nn.Module, images: ImageSet | Tensor, batch_size: int = 128) -> Tensor:
     """Return logits, (N, C) on the CPU, of a data set or of float images in [0, 1]."""
     pixels = images.pixels if isinstance(images, ImageSet) else images
-    device = next(model.parameters()).device
-    with frozen(model):
+    with measured(model) as place:
         out = []
         for part in pixels.split(batch_size):
-            part = as_float(part.to(device)) if part.dtype == torch.uint8 else part.to(device)
+            part = as_float(part.to(place)) if part.dtype == torch.uint8 else part.to(place)
             out.append(model(part.contiguous(memory_format=torch.channels_last)).float().cpu())
     return torch.cat(out)
 

@@ -13,6 +13,8 @@ ARCHITECTURES = {
     "convnext_tiny": "ConvNeXt-tiny",
     "densenet121": "DenseNet-121",
     "efficientnet_b0": "EfficientNet-B0",
+    "preact_resnet18": "PreAct ResNet-18",
+    "preact_resnet18_quarter": "PreAct ResNet-18, a quarter as wide",
     "resnet18": "ResNet-18",
     "tf_efficientnet_lite0": "EfficientNet-Lite0",
     "vgg11_bn": "VGG11-BN",
