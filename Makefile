@@ -27,9 +27,10 @@ reproduce: setup  ## train, run every notebook, write figures/demo/ and print th
 	topgap run --profile demo
 	topgap report --profile demo
 
-real: setup  ## pets and cub from TOPGAP_DATA on a CPU, into figures/real/
+real: setup  ## pets, cub and cifar10 from TOPGAP_DATA on a CPU, into figures/real/
 	topgap run --profile real/pets
 	topgap run --profile real/cub
+	topgap run --profile real/cifar10
 
 paper: setup  ## the same at the paper's scale: a GPU and hours
 	topgap run --profile paper

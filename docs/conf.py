@@ -8,6 +8,8 @@ copyright = "the workbook's authors, MIT licence"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = project
+html_static_path = ["static"]
+html_css_files = ["book.css"]
 html_copy_source = False
 html_show_sphinx = False
 # The notebooks come executed.

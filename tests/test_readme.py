@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from topgap_nb.workbook.readme import exercise_table, notebook_table, verdict_table, ways_table
+from topgap_nb.workbook import readme
+from topgap_nb.workbook.readme import (
+    exercise_table,
+    notebook_table,
+    open_row,
+    real_table,
+    verdict_table,
+    ways_table,
+)
 from topgap_nb.workbook.runner import all_notebooks
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +28,21 @@ def _block(name, page=README):
 
 def test_the_verdicts_are_those_of_the_committed_scoreboard():
     assert _block("verdicts") == verdict_table(DEMO)
+
+
+def test_the_verdicts_on_real_data_are_those_of_their_committed_scoreboards():
+    assert _block("real") == real_table(ROOT / "figures" / "real")
+
+
+@pytest.mark.parametrize("address", ["https://github.com/a/b", "https://github.com/a/b.git"])
+def test_badges_open_the_repository_that_the_citation_names(tmp_path, monkeypatch, address):
+    assert _block("open") == open_row()
+    citation = tmp_path / "CITATION.cff"
+    citation.write_text(f"title: some\nrepository-code: {address}\n")
+    monkeypatch.setattr(readme, "CITATION", citation)
+    assert "/gh/a/b/HEAD?labpath=notebooks%2F00_tour.ipynb)" in open_row()
+    citation.write_text("title: some\n")
+    assert open_row() == ""
 
 
 def test_the_notebooks_are_those_of_the_book():

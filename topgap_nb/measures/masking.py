@@ -206,7 +206,7 @@ class _Checks:
         found = f"breaks {more:.3f} more than plain PGD"
         # Where plain PGD leaves nothing, an attack that breaks no more has shown nothing.
         passed = more <= TOLERANCE if self.plain.any() else None
-        self.row(check, more, found, f"at most {TOLERANCE:g} more", passed)
+        self.row(check, more, found, f"at most {TOLERANCE:.2g} more", passed)
 
     def noise(self, draws: int) -> Tensor:
         """Return (N,): which images withstand random signs of the full budget, many times."""
@@ -242,7 +242,7 @@ def _gradients(check: _Checks) -> None:
     nothing = (flat == 0).all(1).float().mean().item()
     check.row(
         "gradients that are exactly zero", nothing, f"{nothing:.3f} of the images",
-        f"at most {TOLERANCE:g}", nothing <= TOLERANCE,
+        f"at most {TOLERANCE:.2g}", nothing <= TOLERANCE,
     )  # fmt: skip
     pixels = (flat == 0).float().mean().item()
     check.row("pixels without gradient", pixels, f"{pixels:.3f} of all")
@@ -266,7 +266,7 @@ def _more_budget(check: _Checks) -> None:
     check.row(
         "accuracy against epsilon (of 255)", end,
         ", ".join(f"{255 * epsilon:.3g}: {share:.2f}" for epsilon, share in left.items()),
-        f"ends at most at {TOLERANCE:g}", end <= TOLERANCE,
+        f"ends at most at {TOLERANCE:.2g}", end <= TOLERANCE,
     )  # fmt: skip
 
 

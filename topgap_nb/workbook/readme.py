@@ -2,9 +2,11 @@
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import pandas as pd
+import yaml
 
 from topgap_nb.errors import UserError
 from topgap_nb.experiments.records import Verdict, load_records
@@ -13,6 +15,7 @@ from topgap_nb.workbook.book import outputs_folder
 from topgap_nb.workbook.runner import WHOLE, all_notebooks, minutes, promised_outputs
 
 README = ROOT / "README.md"
+CITATION = ROOT / "CITATION.cff"
 TEACHING = ROOT / "notebooks" / "README.md"
 # Three ways through the book, by the numbers of the notebooks.
 WAYS = {
@@ -40,7 +43,9 @@ def fill_readme(profile: str = "demo") -> None:
     _fill(
         README,
         {
+            "open": open_row(),
             "verdicts": verdict_table(outputs_folder(profile)),
+            "real": real_table(outputs_folder("real")),
             "notebooks": notebook_table(took),
             "total": f"{took[WHOLE]:.0f}",
             "hardware": hardware,
@@ -63,6 +68,42 @@ def _fill(path: Path, blocks: dict[str, str]) -> None:
             flags=re.DOTALL,
         )
     write_atomic(path, text)
+
+
+def open_row() -> str:
+    """Return the "open in" badges; none until CITATION.cff names a repository on GitHub."""
+    address = yaml.safe_load(CITATION.read_text()).get("repository-code", "")
+    if not (found := re.fullmatch(r"https://github\.com/([^/]+/[^/]+?)(?:\.git)?/?", address)):
+        return ""
+    name, tour = found[1], "notebooks/00_tour.ipynb"
+    binder = f"https://mybinder.org/v2/gh/{name}/HEAD?labpath={quote(tour, safe='')}"
+    return (
+        f"[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder}) "
+        f"[Open in nbviewer](https://nbviewer.org/github/{name}/tree/HEAD/notebooks) "
+        f"[Open on GitHub](https://github.com/{name})"
+    )
+
+
+def real_table(folder: Path) -> str:
+    """Return the verdicts on real data sets side by side: one column per folder of results."""
+    boards = {
+        path.parent.name: pd.read_csv(path) for path in sorted(folder.glob("*/scoreboard.csv"))
+    }
+    if not boards:
+        return ""
+    cells: dict[str, dict[str, str]] = {}
+    for name, board in boards.items():
+        for row in board.itertuples():
+            claim = row.hypothesis.replace(f" on {name}.", ".")
+            cells.setdefault(f"{row.notebook[:2]} | {claim}", {})[name] = (
+                f"**{row.verdict}** {row.effect:+.3f} [{row.effect_low:+.3f}, "
+                f"{row.effect_high:+.3f}], n = {row.n} × {row.seeds}"
+            )
+    lines = [f"| | claim | {' | '.join(boards)} |", "|---|---|" + "---|" * len(boards)]
+    for claim in sorted(cells, key=lambda text: text[:2]):
+        found = [cells[claim].get(name, "–") for name in boards]
+        lines.append(f"| {claim} | {' | '.join(found)} |")
+    return "\n".join(lines)
 
 
 def verdict_table(folder: Path) -> str:
