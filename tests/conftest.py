@@ -1,6 +1,13 @@
 """Fixtures that several test files share."""
 
+import os
+
 import pytest
+
+# One process a core, and one thread a process: threads that wait for each other on busy cores take
+# several times as long. Before torch is loaded, and for the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -124,7 +124,8 @@ def masking_report(
     Example:
         >>> from topgap_nb import TopGapNet
         >>> net = TopGapNet("test_resnet", num_classes=2, k=4)
-        >>> report = masking_report(net, torch.rand(2, 3, 32, 32), torch.tensor([0, 1]), 1 / 255)
+        >>> images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+        >>> report = masking_report(net, images, labels, 1 / 255, longest=40, queries=20)
         >>> report.worst_case.shape
         torch.Size([2])
     """
