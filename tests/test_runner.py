@@ -282,12 +282,23 @@ def test_after_a_failure_what_runs_is_finished_and_no_scoreboard_drawn(shelf, mo
     assert "02_b" in runner.minutes("smoke")
 
 
-def test_notebooks_side_by_side_share_the_cores(shelf, monkeypatch):
-    shelf(_01_a=notebook("import os; print(os.environ['OMP_NUM_THREADS'])"))
+def test_notebooks_side_by_side_share_the_cores_and_one_alone_has_all(shelf, monkeypatch):
+    says = "import os; print(os.environ['OMP_NUM_THREADS'])"
+    shelf(_01_a=notebook(says), _02_b=notebook(says))
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
+
+    def threads():
+        folder = runner.runs_root() / "smoke" / "executed"
+        copies = [nbformat.read(path, as_version=4) for path in sorted(folder.glob("*.ipynb"))]
+        return [copy.cells[-1].outputs[0]["text"].strip() for copy in copies]
+
     run_book("smoke", jobs=2, echo=lambda line: None)
-    copy = nbformat.read(runner.runs_root() / "smoke" / "executed" / "01_a.ipynb", as_version=4)
-    assert copy.cells[-1].outputs[0]["text"] == "3\n"
+    assert threads() == ["3", "3"]
+    run_book("smoke", only=("02",), force=True, jobs=2, echo=lambda line: None)
+    assert threads() == ["3", "6"]
+    (runner.runs_root() / "smoke" / "stamps" / "01_a.json").unlink()
+    run_book("smoke", jobs=2, echo=lambda line: None)
+    assert threads() == ["6", "6"]
 
 
 # Parameters

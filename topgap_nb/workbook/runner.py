@@ -208,17 +208,24 @@ def run_book(
         check_parameters(book, profile.parameters.get(path.stem, {}), path.name)
     _check_writable(outputs_folder(profile.name), runs_root() / profile.name)
     start = time.perf_counter()
-    jobs = jobs or default_jobs()
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     failed = threading.Event()
+
+    def is_current(path: Path, book: nbformat.NotebookNode, state: str) -> bool:
+        stamp, results = _stamp(profile.name, path.stem), _results(profile, path.stem)
+        return not force and _is_current(stamp, state, book, results)
+
+    others = [entry for entry in books if not entry[0].stem.startswith(LAST)]
+    # A notebook that runs alone has all cores.
+    due = sum(not is_current(*entry, _state(*entry, profile)) for entry in others)
+    jobs = max(1, min(jobs or default_jobs(), due))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def run_one(number: int, path: Path, book: nbformat.NotebookNode) -> bool:
         if failed.is_set():
             return False
         label = f"[{number}/{len(books)}] {path.stem}"
-        stamp = _stamp(profile.name, path.stem)
         state = _state(path, book, profile)
-        if not force and _is_current(stamp, state, book, _results(profile, path.stem)):
+        if is_current(path, book, state):
             echo(f"{label:<40} unchanged, skipped")
             return False
         echo(f"{label:<40} running ...")
@@ -227,7 +234,7 @@ def run_book(
         except BaseException:
             failed.set()
             raise
-        _write_stamp(stamp, seconds, state)
+        _write_stamp(_stamp(profile.name, path.stem), seconds, state)
         echo(f"{label:<40} done in {seconds / 60:.1f} min")
         return True
 
