@@ -122,6 +122,8 @@ def browser():
 
 
 def _leave(page, name):
+    if page.is_closed():
+        return
     page.screenshot(path=SCREENS / f"{name.removesuffix('.ipynb')}.png")
     page.close()
 
@@ -132,7 +134,7 @@ def open_notebook(browser, lab, name, request):
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
     request.addfinalizer(lambda: _leave(page, name))
     # A cold cache on a busy machine; the test goes on as soon as it can.
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(180_000)
     page.goto(f"{address}/lab/tree/{name}?token={token}&reset")
     page.locator(".jp-CodeCell").first.wait_for()
     page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
@@ -201,4 +203,17 @@ def test_every_other_explorer_answers(browser, lab, request):
     move(page, 1, 0, "End", "explorer_attack")
     view = move(page, 2, 0, "Home", "explorer_planted")
     assert view.locator(".widget-readout").first.inner_text() == "0.02"
+    assert errors(page) == []
+
+
+def test_a_tab_closed_while_an_explorer_computes_loses_nothing(browser, lab, request):
+    page = open_notebook(browser, lab, "e.ipynb", request)
+    page.locator(".jp-OutputArea-output .widget-vbox").nth(2).wait_for()
+    attack = page.locator(".jp-OutputArea-output .widget-vbox").nth(1)
+    attack.locator(".noUi-handle").nth(1).press("End")
+    page.close()
+    # The kernel lives on; the notebook opened again finds it, and everything answers.
+    page = open_notebook(browser, lab, "e.ipynb", request)
+    page.locator(".jp-OutputArea-output .widget-vbox").nth(2).wait_for()
+    move(page, 1, 0, "End", "explorer_opened_again")
     assert errors(page) == []
