@@ -206,6 +206,21 @@ def test_data_are_absent_where_their_source_does_not_find_them(monkeypatch, plac
     assert is_absent("planted") == absent
 
 
+def test_a_profile_takes_from_the_one_it_extends_what_it_does_not_say_itself():
+    whole, part = recipes.read_profile("paper"), recipes.read_profile("paper/cifar10")
+    assert part["recipes"] == whole["recipes"]
+    assert part["sets"] == whole["sets"]
+    assert list(part["notebooks"]) == ["04_adversarial_attacks"]
+    # Table 3 attacks every network that its grid trains, and the grid is a part of the paper's.
+    specs, attacked = grid_of("paper/cifar10"), part["notebooks"]["04_adversarial_attacks"]
+    assert set(specs) <= set(grid_of("paper"))
+    ours = recipe("paper/cifar10", "cifar10")
+    pairs = [(ours.k, ours.sparsity_weight), *map(tuple, attacked["ALSO"])]
+    trained = {(s.k, s.sparsity_weight) for s in specs if s.head == "topgap"}
+    assert set(pairs) == trained
+    assert len(pairs) == len(trained)
+
+
 def test_an_engine_that_does_not_exist_is_refused(profile):
     with pytest.raises(UserError, match="use local or ray"):
         run_grid(profile(EIGHT), engine="slurm")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
+import papermill
 import pytest
 
 from topgap_nb.workbook.runner import (
@@ -105,3 +107,19 @@ def test_the_whole_book_runs_in_the_smoke_profile(tmp_path, monkeypatch):
     )  # fmt: skip
     board = (figures / "scoreboard.csv").read_text().splitlines()
     assert len(report.stdout.splitlines()) == len(board) - 1 > 10
+
+
+def test_attacks_run_on_data_without_masks(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPGAP_RUNS", str(tmp_path))
+    path = next(path for path in NOTEBOOKS if path.stem.startswith("04"))
+    # Of the radiographs only some have masks.
+    given = {**load_profile("smoke").parameters[path.stem], "PROFILE": "smoke", "GRID": []}
+    given |= {"DATASET": "pneumonia", "ALSO": [[9, 0.1]]}
+    papermill.execute_notebook(path, tmp_path / path.name, given, cwd=path.parent)
+    figures = tmp_path / "smoke" / "figures"
+    table = pd.read_csv(figures / "table_3.csv")
+    ours = table[table.source == "ours"].method.tolist()
+    assert ours == ["Standard", "Top-GAP (here)", "Top-GAP (here), k = 9, lambda = 0.1"]
+    for name in promised_outputs(nbformat.read(path, as_version=4), always=True):
+        assert (figures / name).stat().st_size > 0
+    assert not (figures / "table_4.csv").exists()

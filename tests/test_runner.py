@@ -142,6 +142,12 @@ def test_promises_stand_in_the_outputs_row_only():
     assert runner.promised_outputs(notebook()) == []
 
 
+def test_what_needs_masks_is_promised_only_where_there_are_some():
+    book = notebook(glance="| Outputs | `a.csv`, `b.png`; with masks `c.csv` |")
+    assert runner.promised_outputs(book) == ["a.csv", "b.png", "c.csv"]
+    assert runner.promised_outputs(book, always=True) == ["a.csv", "b.png"]
+
+
 # Skipping
 
 
