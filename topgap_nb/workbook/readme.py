@@ -94,7 +94,7 @@ def real_table(folder: Path) -> str:
     cells: dict[str, dict[str, str]] = {}
     for name, board in boards.items():
         for row in board.itertuples():
-            claim = row.hypothesis.replace(f" on {name}.", ".")
+            claim = row.hypothesis.replace(name, "photographs")
             cells.setdefault(f"{row.notebook[:2]} | {claim}", {})[name] = (
                 f"**{row.verdict}** {row.effect:+.3f} [{row.effect_low:+.3f}, "
                 f"{row.effect_high:+.3f}], n = {row.n} × {row.seeds}"
