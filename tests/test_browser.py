@@ -28,9 +28,19 @@ QUIET = (
 SCREENS = ROOT / "runs" / "screens"
 SETTINGS = {
     # Cells outside the window are taken out of the page otherwise, and cannot be looked at.
-    "notebook-extension/tracker": {"windowingMode": "none", "autoStartDefaultKernel": True},
+    "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
 }
+CONNECTED = """() => {
+    const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+    const kernel = context?.session?.kernel;
+    return context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
+}"""
+RUN_ALL = """() => {
+    window.finished = false;
+    const over = () => { window.finished = true; };
+    window.jupyterapp.commands.execute('notebook:run-all-cells').then(over, over);
+}"""
 EXPLORERS = """
 import sys
 
@@ -78,10 +88,13 @@ def lab(tmp_path_factory):
     environment = {
         **os.environ, "JUPYTER_TOKEN": token, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        # Threads that wait for each other lose most on a machine that others use too.
+        "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
         f"--port={port}", "--ServerApp.port_retries=0", f"--notebook-dir={home}",
+        "--LabApp.expose_app_in_browser=True",
     ]  # fmt: skip
     with (home / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
@@ -129,26 +142,22 @@ def _leave(page, name):
 
 
 def open_notebook(browser, lab, name, request):
-    """Open a notebook in a fresh window, and run all its cells from the menu."""
+    """Open a notebook in a fresh window, and run all its cells as "Run All" does."""
     address, token = lab
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
     request.addfinalizer(lambda: _leave(page, name))
     # A cold cache on a busy machine; the test goes on as soon as it can.
-    page.set_default_timeout(180_000)
+    page.set_default_timeout(400_000)
     page.goto(f"{address}/lab/tree/{name}?token={token}&reset")
     page.locator(".jp-CodeCell").first.wait_for()
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for()
-    # Whoever is faster than the kernel's start is asked which one it shall be, or not heard.
-    asked = page.locator(".jp-Dialog button.jp-mod-accept")
-    begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*\d]"))
-    for _ in range(10):
-        page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
-        page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
-        page.wait_for_timeout(2000)
-        if asked.is_visible():
-            asked.click()
-        if begun.count():
-            break
+    # A notebook that is run before its kernel answers starts a second one, and loses the first's
+    # work: the page shows an idle kernel long before it has one.
+    page.wait_for_function(CONNECTED)
+    page.evaluate(RUN_ALL)
+    page.wait_for_function("() => window.finished")
+    prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt").all_inner_texts()
+    assert all(re.search(r"\d", prompt) for prompt in prompts), prompts
+    assert errors(page) == []
     return page
 
 
