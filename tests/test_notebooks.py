@@ -1,3 +1,4 @@
+import itertools
 import os
 import re
 import subprocess
@@ -50,6 +51,12 @@ def test_source_follows_the_skeleton(book):
     if places:
         assert places == list(range(places[0], len(book.cells) - 1))
         assert "**Next:**" in book.cells[-1].source
+
+
+def test_each_notebook_leads_to_the_next():
+    for path, following in itertools.pairwise(NOTEBOOKS):
+        end = nbformat.read(path, as_version=4).cells[-1].source
+        assert re.search(rf"\*\*Next:\*\* `{following.stem}` \w", end), path.stem
 
 
 def test_source_is_short_and_defines_no_classes(book):

@@ -43,6 +43,7 @@ _HOMES = {
         "Trained", "fold_of", "history_table", "run_sets", "trained", "untrained",
     ],
     "topgap_nb.experiments.export": ["USAGE", "Saved", "export_onnx", "load_model", "save_model"],
+    "topgap_nb.experiments.remembered": ["remembered"],
     "topgap_nb.experiments.records": ["Record", "Verdict", "load_records"],
     "topgap_nb.workbook.book": ["Book"],
     "topgap_nb.workbook.tables": [
