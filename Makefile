@@ -8,8 +8,9 @@ ENV := $(or $(VIRTUAL_ENV),$(CONDA_PREFIX),$(CURDIR)/.venv)
 BIN := $(ENV)/bin
 export PATH := $(BIN):$(PATH)
 READY := $(ENV)/.topgap-ready
+FOLDER ?= notebooks
 
-.PHONY: help setup reproduce real paper readme test lab book student lint bench lock clean
+.PHONY: help setup reproduce real paper readme test lab book student handout lint bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,14 +48,17 @@ lint: setup  ## check style of the package, the tests and the notebooks
 	ruff check
 	ruff format --check
 
-lab: setup  ## open JupyterLab on the notebooks
-	JUPYTER_PREFER_ENV_PATH=1 jupyter lab --notebook-dir notebooks
+lab: setup  ## open JupyterLab on the notebooks, or FOLDER=student; OPTIONS="..." are JupyterLab's
+	JUPYTER_PREFER_ENV_PATH=1 jupyter lab --notebook-dir $(FOLDER) $(OPTIONS)
 
 book: setup  ## build the notebooks that `make reproduce` executed into a site
 	topgap book
 
 student: setup  ## write the notebooks without the solutions of their exercises into student/
 	topgap student
+
+handout: setup  ## the whole workbook without solutions and tests as handout.zip, for a class
+	topgap student --handout
 
 bench: setup  ## print our speed beside that of peers
 	for file in benchmarks/*.py; do python $$file; done

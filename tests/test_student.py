@@ -1,6 +1,8 @@
 """Exercises and the student edition; test_notebooks.py runs every solution against its check."""
 
 import ast
+import subprocess
+import zipfile
 
 import nbformat
 import papermill
@@ -10,9 +12,15 @@ from papermill.exceptions import PapermillExecutionError
 
 import topgap_nb
 from topgap_nb import UserError, check, top_k_pool
+from topgap_nb.files import ROOT
 from topgap_nb.workbook.exercises import UNANSWERED, NotYet, blanked
 from topgap_nb.workbook.runner import NOTEBOOKS, all_notebooks, load_profile
-from topgap_nb.workbook.student import student_edition, tag_of, write_student_edition
+from topgap_nb.workbook.student import (
+    student_edition,
+    tag_of,
+    write_handout,
+    write_student_edition,
+)
 
 BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in all_notebooks()}
 PARTS = {
@@ -121,6 +129,32 @@ def test_nothing_but_the_solutions_differs(tmp_path):
     with pytest.raises(UserError, match="somebody's answers"):
         write_student_edition(tmp_path / "student")
     assert paths[0].read_text() == "an answer"
+
+
+def test_the_handout_is_the_workbook_without_answers(tmp_path):
+    if subprocess.run(["git", "-C", str(ROOT), "rev-parse"], capture_output=True).returncode:
+        pytest.skip("not a git checkout")
+    first, again = (write_handout(tmp_path / name) for name in ("first.zip", "again.zip"))
+    assert first.read_bytes() == again.read_bytes()
+    with zipfile.ZipFile(first) as handout:
+        names = handout.namelist()
+        # What installing, reading and running need, and nothing that tests the answers.
+        needed = ("Makefile", "requirements.lock", "README.md", "notebooks/profiles/demo.yaml")
+        assert {f"topgap/{name}" for name in needed} < set(names)
+        assert not any(name.startswith(("topgap/tests/", "topgap/.ci/")) for name in names)
+        for name, book in BOOKS.items():
+            content = handout.read(f"topgap/notebooks/{name}.ipynb").decode()
+            given = nbformat.reads(content, as_version=4)
+            assert given == student_edition(book)
+            assert given != book
+        assert handout.getinfo("topgap/postBuild").external_attr >> 16 & 0o100
+
+
+def test_a_handout_needs_to_know_what_belongs_to_the_workbook(tmp_path, monkeypatch):
+    monkeypatch.setattr("topgap_nb.workbook.student.ROOT", tmp_path)
+    with pytest.raises(UserError, match="needs a git checkout"):
+        write_handout(tmp_path / "handout.zip")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_solution_without_a_check_is_refused():

@@ -1,3 +1,4 @@
+import ast
 import importlib.util
 import json
 import math
@@ -23,6 +24,7 @@ from topgap_nb.experiments import checkpoints, precision, training
 from topgap_nb.experiments import spec as spec_module
 from topgap_nb.experiments.spec import RunSpec, code_digest
 from topgap_nb.experiments.training import Diverged, fold_of, loss_of, rate, run_sets, trained
+from topgap_nb.files import code_hash
 from topgap_nb.method.model import build_model
 
 TINY = RunSpec(
@@ -359,6 +361,20 @@ def test_another_data_sets_code_does_not_change_the_code_digest(source):
 def test_code_that_only_shows_results_does_not_change_the_code_digest(source):
     path = source / "workbook" / "figures.py"
     assert digest_after(path, "fontsize=9", "fontsize=8") == code_digest("planted")
+
+
+def test_every_version_of_python_finds_what_another_has_trained(tmp_path, monkeypatch):
+    path = tmp_path / "code.py"
+    path.write_text("def f(x: int = 0, *, y=None):\n    return [x, None, 1.5, f'{y}']\n")
+    before = code_hash([path])
+    assert before == "43e4b5344ec738a9"
+    # Since 3.12 functions have type parameters: a new field, empty where there are none.
+    fields = dict.fromkeys((*ast.FunctionDef._fields, "type_params"))
+    monkeypatch.setattr(ast.FunctionDef, "_fields", tuple(fields))
+    monkeypatch.setattr(ast.FunctionDef, "type_params", [], raising=False)
+    assert code_hash([path]) == before
+    path.write_text(path.read_text().replace("None, 1.5", "1.5, None"))
+    assert code_hash([path]) != before
 
 
 # Interruption and damage

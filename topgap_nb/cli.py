@@ -196,12 +196,16 @@ def report(profile: str, readme: bool) -> None:
 
 @main.command()
 @click.option("--folder", type=click.Path(), help="By default student/ of the project.")
-def student(folder: str | None) -> None:
+@click.option("--handout", is_flag=True, help="The whole workbook like that, as handout.zip.")
+def student(folder: str | None, handout: bool) -> None:
     """Write the notebooks with the solutions of their exercises left out."""
     from pathlib import Path
 
-    from topgap_nb.workbook.student import STUDENT, write_student_edition
+    from topgap_nb.workbook.student import STUDENT, write_handout, write_student_edition
 
+    if handout:
+        click.echo(f"the workbook without solutions and tests: {write_handout()}")
+        return
     written = write_student_edition(Path(folder) if folder else STUDENT)
     click.echo(f"{len(written)} notebooks without solutions in {written[0].parent}")
 

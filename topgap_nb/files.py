@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +35,11 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def code_hash(paths: Iterable[Path]) -> str:
-    """Return a hash of Python files, blind to comments and docstrings."""
+    """Return a hash of Python files, blind to comments and docstrings.
+
+    The same under every version of Python, so that what was trained on one machine is found on
+    another.
+    """
     digest = hashlib.sha256()
     for path in paths:
         tree = ast.parse(path.read_text())
@@ -42,8 +47,16 @@ def code_hash(paths: Iterable[Path]) -> str:
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and _is_docstring(body[0]):
                 body.pop(0)
-        digest.update(ast.dump(tree).encode())
+        digest.update(json.dumps(_content(tree)).encode())
     return digest.hexdigest()[:16]
+
+
+def _content(node):
+    """Return a syntax tree as lists. Without empty fields: newer versions of Python have more."""
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *([name, _content(value)] for name, value in fields)]
+    return [_content(part) for part in node] if isinstance(node, list) else repr(node)
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -1,6 +1,9 @@
 """The student edition: the same notebooks with the solutions left out."""
 
 import copy
+import io
+import subprocess
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -11,6 +14,9 @@ from topgap_nb.workbook.exercises import TAGS, blanked
 from topgap_nb.workbook.runner import all_notebooks
 
 STUDENT = ROOT / "student"
+HANDOUT = ROOT / "handout.zip"
+# Tests hold answers, right and wrong, and fail where the solutions are blank.
+KEPT_BACK = ("tests/", ".ci/")
 
 
 def tag_of(cell: nbformat.NotebookNode) -> str | None:
@@ -54,3 +60,31 @@ def write_student_edition(folder: Path = STUDENT) -> list[Path]:
         write_atomic(target, nbformat.writes(edition) + "\n")
         written.append(target)
     return written
+
+
+def write_handout(target: Path = HANDOUT) -> Path:
+    """Write the workbook for a class, its notebooks without solutions, as one ZIP file.
+
+    It holds what git tracks, without the tests, in one folder from which `make lab` works.
+
+    Raises:
+        UserError: this is no git checkout, so what belongs to the workbook is not known.
+    """
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True)
+    if listed.returncode:
+        raise UserError(f"a handout needs a git checkout: {listed.stderr.decode().strip()}")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(listed.stdout.decode().split("\0")):
+            path = ROOT / name
+            if name.startswith(KEPT_BACK) or not path.is_file():
+                continue
+            data = path.read_bytes()
+            if path in all_notebooks():
+                edition = student_edition(nbformat.reads(data.decode(), as_version=4))
+                data = f"{nbformat.writes(edition)}\n".encode()
+            entry = zipfile.ZipInfo.from_file(path, f"topgap/{name}")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data)
+    write_atomic(target, content.getvalue())
+    return target
