@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from topgap_nb.data.decode import LazyImages
 from topgap_nb.data.images import ImageSet
 from topgap_nb.errors import UserError
 from topgap_nb.experiments.records import hardware, versions
@@ -89,8 +90,8 @@ def _code() -> str:
 def _identity(name: str, value):
     """Return what tells an argument from every other, as JSON."""
     if isinstance(value, Tensor):
-        return [str(value.dtype), list(value.shape), _hash({name: value})]
-    if isinstance(value, ImageSet):
+        return _hash({name: value})
+    if isinstance(value, ImageSet | LazyImages):
         return {key: _identity(key, getattr(value, key)) for key in ("pixels", "labels", "masks")}
     if isinstance(value, nn.Module):
         weights = {**dict(value.named_parameters()), **dict(value.named_buffers())}

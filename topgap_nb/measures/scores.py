@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from topgap_nb.data.decode import LazyImages
 from topgap_nb.data.images import ImageSet, as_float
 from topgap_nb.errors import UserError
 from topgap_nb.measures.frozen import measured
@@ -23,9 +24,15 @@ class Estimate(NamedTuple):
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: ImageSet | Tensor, batch_size: int = 128) -> Tensor:
-    """Return logits, (N, C) on the CPU, of a data set or of float images in [0, 1]."""
-    pixels = images.pixels if isinstance(images, ImageSet) else images
+def predict(
+    model: nn.Module, images: ImageSet | LazyImages | Tensor, batch_size: int = 128
+) -> Tensor:
+    """Return logits, (N, C) on the CPU, of a data set or of float images in [0, 1].
+
+    Raises:
+        UserError: a data set that stays on disk and does not fit into memory.
+    """
+    pixels = images if isinstance(images, Tensor) else images.pixels
     with measured(model) as place:
         out = []
         for part in pixels.split(batch_size):
