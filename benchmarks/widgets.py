@@ -24,8 +24,7 @@ def main():
         "k": (k_explorer(topgap, few), "k", [10, 100, 300, 576, 47]),
         "receptive field": (field_explorer(networks, few), "row", [0, 5, 11, 17, 23]),
         "attack, 1 step": (attack_explorer(networks, few), "epsilon", [0.5, 2.0, 4.0, 6.0, 8.0]),
-        "attack, 3 steps": (attack_explorer(networks, few), "steps", [3] * 5),
-        "attack, 10 steps": (attack_explorer(networks, few), "steps", [10] * 5),
+        "attack, 4 steps": (attack_explorer(networks, few), "steps", [4] * 5),
         "planted world": (planted_explorer(networks, ours.image_size), "world", [1, 2, 3, 4, 5]),
     }
     for name, (explorer, control, values) in moves.items():
