@@ -200,6 +200,8 @@ def test_settings_are_shown_short():
     assert view["sparsity_weight"].tolist() == ["1", "0.25"]
     assert view["k"].tolist() == ["64", "2048"]
     assert view["n"].tolist() == ["624", "12"]
+    # A seed is a name, though it is a number.
+    assert readable(pd.DataFrame({"seed": [0, 1]}))["seed"].tolist() == ["0", "1"]
 
 
 def test_prose_shows_an_interval_only_where_there_is_one():

@@ -261,6 +261,16 @@ def test_a_specification_equals_its_json_whatever_its_options_hold():
     assert spec != "a string"
 
 
+def test_a_title_tells_the_runs_of_the_ablations_apart():
+    plain = TINY.but(head="standard", k=1.0)
+    assert plain.but(sparsity_weight=0.0).title == "planted standard seed 0"
+    others = [TINY, TINY.but(sparsity_reduction="sum"), TINY.but(k=0.5), TINY.but(fold=1)]
+    others += [plain.but(sparsity_on=place) for place in ("last_features", "all_features")]
+    assert others[1].title == "planted topgap k=3 lambda=0.5 as a sum seed 0"
+    assert others[-1].title == "planted standard k=1 lambda=0.5 on all_features seed 0"
+    assert len({spec.title for spec in others}) == len(others)
+
+
 def test_history_is_a_table_with_one_row_per_epoch(finished):
     table = training.history_table(finished)
     assert table.index.tolist() == [1, 2, 3]

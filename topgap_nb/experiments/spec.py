@@ -112,6 +112,10 @@ class RunSpec:
         else:
             k = f"{self.k:.3g}" if isinstance(self.k, float) else self.k
             method = f"{self.head} k={k} lambda={self.sparsity_weight:g}"
+            if self.sparsity_on != "class_maps":
+                method += f" on {self.sparsity_on}"
+            if self.sparsity_reduction != "mean":
+                method += f" as a {self.sparsity_reduction}"
         part = f" fold {self.fold}" if self.fold is not None else ""
         return f"{self.dataset} {method}{part} seed {self.seed}"
 

@@ -96,7 +96,8 @@ class Book:
         frame = result_table([e for e in self.entries if isinstance(e, Record)], number)
         if keep:
             save_table(frame, self.folder, f"table_{number}", self.provenance(number))
-        return readable(frame)
+        # Row numbers mean nothing to a reader.
+        return readable(frame).set_axis([""] * len(frame))
 
     def figure(self, fig: plt.Figure, name: str, alt: str) -> None:
         """Save a figure as PNG and PDF with its description, and show it once."""

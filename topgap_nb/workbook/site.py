@@ -3,6 +3,8 @@
 Sphinx makes the pages (navigation, search); formulas become MathML, so nothing is fetched.
 """
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +17,10 @@ import nbformat
 import topgap_nb
 from topgap_nb.errors import UserError
 from topgap_nb.files import ROOT, runs_root
+from topgap_nb.workbook.book import outputs_folder
 from topgap_nb.workbook.glossary import glossary_page, with_links
-from topgap_nb.workbook.runner import all_notebooks
+from topgap_nb.workbook.readme import verdict_table
+from topgap_nb.workbook.runner import all_notebooks, declared_parameters
 from topgap_nb.workbook.student import tag_of
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -27,6 +31,8 @@ only the k strongest positions of a class map looks at the object. Each chapter 
 notebook that tests one of its claims by a rule written down beforehand; the last one collects the
 verdicts. Pictures with sliders are stills here: open the notebook in JupyterLab (`make lab`) to
 move them.
+
+{results}
 
 ```{{toctree}}
 :caption: Notebooks
@@ -67,12 +73,15 @@ def build_book(profile: str = "demo", target: Path | None = None) -> Path:
     for folder in (source, target):
         shutil.rmtree(folder, ignore_errors=True)
     source.mkdir(parents=True)
+    entries = []
     for path in books:
-        nbformat.write(readable_copy(nbformat.read(path, as_version=4)), source / path.name)
-    names = "\n".join(path.stem for path in books)
+        copy = readable_copy(nbformat.read(path, as_version=4))
+        nbformat.write(copy, source / path.name)
+        title = copy.cells[0].source.splitlines()[0].lstrip("# ")
+        entries.append(f"{path.stem[:2]} · {title} <{path.stem}>")
     teaching = (ROOT / "notebooks" / "README.md").read_text()
     for name, text in {
-        "index": INDEX.format(notebooks=names),
+        "index": INDEX.format(notebooks="\n".join(entries), results=_results(profile, source)),
         "teaching": teaching.replace("(../README.md", "(index.md"),
         "glossary": glossary_page(),
         "functions": functions_page(),
@@ -90,26 +99,75 @@ def build_book(profile: str = "demo", target: Path | None = None) -> Path:
     return target / "index.html"
 
 
+def _results(profile: str, source: Path) -> str:
+    """Return the verdicts as Markdown, each linked to its notebook; empty where there are none."""
+    folder = outputs_folder(profile)
+    if not (folder / "scoreboard.csv").exists():
+        return ""
+    pages = {path.stem[:2]: path.name for path in all_notebooks()}
+    table = re.sub(
+        r"^\| (\d\d) \|",
+        lambda found: f"| [{found[1]}]({pages[found[1]]}) |",
+        verdict_table(folder),
+        flags=re.MULTILINE,
+    )
+    shutil.copy(folder / "scoreboard.png", source)
+    made = (folder / "scoreboard.md").read_text().splitlines()[-1]
+    alt = "Every effect with its interval, its threshold, and the paper's effect"
+    return (
+        f"## What came out\n\n*Supported*: the 95 % interval of the effect lies above the rule's "
+        f"threshold; *not supported*: below; *inconclusive*: it straddles it.\n\n"
+        f"![{alt}](scoreboard.png)\n\n{_unbroken(table)}\n\n{made}"
+    )
+
+
 def readable_copy(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Prepare an executed notebook: stills for widgets, folded solutions, links to the glossary."""
+    """Prepare an executed notebook for readers.
+
+    Stills for widgets, imports and solutions folded, links to the glossary, and no second cell of
+    parameters that only repeats the first.
+    """
     seen: set[str] = set()
     book.metadata.pop("widgets", None)
+    book.cells = [cell for cell in book.cells if not _repeats(cell, book)]
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = with_links(cell.source, seen)
             continue
+        tags = cell.metadata.get("tags", [])
         if tag_of(cell) == "solution":
-            cell.metadata["tags"] = [*cell.metadata["tags"], "hide-cell"]
+            cell.metadata["tags"] = [*tags, "hide-cell"]
+        elif cell.source.startswith(("import ", "from ")):
+            cell.metadata["tags"] = [*tags, "hide-input"]
+            cell.metadata["mystnb"] = {
+                "code_prompt_show": "Show the imports", "code_prompt_hide": "Hide the imports",
+            }  # fmt: skip
         # A widget without a still is a progress bar.
         cell.outputs = [
             out for out in cell.get("outputs", [])
             if WIDGET not in out.get("data", {}) or "image/png" in out["data"]
         ]  # fmt: skip
         for out in cell.outputs:
-            out.get("data", {}).pop(WIDGET, None)
+            data = out.get("data", {})
+            data.pop(WIDGET, None)
+            if "text/html" in data:
+                data["text/html"] = _unbroken(data["text/html"])
             if alt := out.get("metadata", {}).get("image/png", {}).get("alt"):
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}
     return book
+
+
+def _unbroken(text: str) -> str:
+    """Keep intervals on one line: a narrow column may break before them, not inside."""
+    return re.sub(r"\[(\S+), (\S+)\]", r"[\1,&nbsp;\2]", text)
+
+
+def _repeats(cell: nbformat.NotebookNode, book: nbformat.NotebookNode) -> bool:
+    """Return whether a cell holds injected parameters that are the declared ones."""
+    if "injected-parameters" not in cell.metadata.get("tags", []):
+        return False
+    given, declared = ast.parse(cell.source).body, declared_parameters(book)
+    return all(ast.literal_eval(n.value) == declared[n.targets[0].id] for n in given)
 
 
 def functions_page() -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from topgap_nb.errors import UserError
@@ -104,6 +105,8 @@ def _cell(column: str, value) -> str:
         return "–"
     if isinstance(value, str):
         return value
+    if isinstance(value, int | np.integer) and column not in ("n", "seeds", "trainings"):
+        return str(value)
     if column in ("n", "seeds", "trainings"):
         return f"{value:.0f}" if value else "–"
     if column.endswith("_parameters"):
