@@ -164,11 +164,17 @@ def open_notebook(browser, lab, name, request):
 def move(page, explorer, slider, key, screen):
     """Press a key on a slider of an explorer; the picture must become another."""
     view = page.locator(".jp-OutputArea-output .widget-vbox").nth(explorer)
+    handle = view.locator(".noUi-handle").nth(slider)
+    return change(view, screen, lambda picture: handle.press(key))
+
+
+def change(view, screen, act):
+    """Do something to an explorer, and wait until its picture is another."""
     picture = view.locator("img")
     picture.wait_for()
     before = picture.get_attribute("src")
-    view.locator(".noUi-handle").nth(slider).press(key)
-    page.wait_for_function(
+    act(picture)
+    view.page.wait_for_function(
         "([image, before]) => image.src !== before && image.complete && image.naturalWidth > 100",
         arg=[picture.element_handle(), before],
     )
@@ -208,7 +214,13 @@ def test_every_other_explorer_answers(browser, lab, request):
     assert f"prefix {sys.prefix}" in "".join(
         page.locator(".jp-OutputArea-output").all_inner_texts()
     )
-    move(page, 0, 0, "Home", "explorer_field")
+    view = move(page, 0, 0, "Home", "explorer_field")
+    assert view.locator(".widget-readout").first.inner_text() == "0"
+    # A click on a picture chooses the position under it: here, in the lower half.
+    box = view.locator("img").bounding_box()
+    place = {"x": 0.5 * box["width"], "y": 0.8 * box["height"]}
+    change(view, "explorer_field_clicked", lambda picture: picture.click(position=place))
+    assert 14 <= int(view.locator(".widget-readout").first.inner_text()) <= 20
     move(page, 1, 0, "End", "explorer_attack")
     view = move(page, 2, 0, "Home", "explorer_planted")
     assert view.locator(".widget-readout").first.inner_text() == "0.02"

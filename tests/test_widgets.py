@@ -1,11 +1,13 @@
 """Explorers without a browser: what they draw from, and what a move of a control does."""
 
+import io
 import threading
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from PIL import Image
 
 from topgap_nb import (
     attack_explorer,
@@ -17,6 +19,7 @@ from topgap_nb import (
     planted_explorer,
     top_k_pool,
 )
+from topgap_nb.workbook.widgets import as_png
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,26 @@ def test_the_field_is_that_of_the_cell_which_covers_the_position(explorers, netw
     shown = figure.axes[2].images[0].get_array()
     expected = erf_map(networks["standard"], few.images[2:], [(1, 0)])[0, 0]
     torch.testing.assert_close(torch.from_numpy(shown.data), expected)
+
+
+@pytest.mark.parametrize("panel", [0, 1, 2])
+def test_a_click_chooses_the_position_under_it(explorers, panel):
+    explorer = explorers["row"]
+    widget = explorer.widget
+    sliders = dict(zip(explorer.controls(), widget.children[0].children, strict=True))
+    figure = explorer.still()
+    picture = Image.open(io.BytesIO(as_png(figure)))
+    # The middle of the cell in row 3, column 12 of 16: a cell has 4 pixels of the image.
+    place = figure.axes[panel].transData.transform((12.5 * 4 - 0.5, 3.5 * 4 - 0.5))
+    share = place / figure.bbox.size
+    x, y = share[0] * picture.width, (1 - share[1]) * picture.height
+    widget.clicks._handle_custom_msg({"dataX": x, "dataY": y}, [])
+    assert (sliders["row"].value, sliders["column"].value) == (3, 12)
+    expected = explorer.still(row=3, column=12)
+    assert widget.children[1].value == as_png(expected)
+    # Beside the pictures there is nothing to choose.
+    assert explorer.clicked(figure, 0.001, 0.5) == explorer.clicked(figure, 0.5, 0.001) == {}
+    assert not hasattr(explorers["k"].widget, "clicks")
 
 
 @pytest.mark.parametrize("region", ["object", "background"])

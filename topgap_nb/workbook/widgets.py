@@ -12,6 +12,7 @@ import ipywidgets as w
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from ipyevents import Event
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from topgap_nb.method.model import MapClassifier, TopGapNet, explanation_map
 from topgap_nb.method.pooling import pixel_constraint
 from topgap_nb.workbook.figures import MAP_COLOURS, PALETTE, show_image, show_map, show_outline
 
+DPI = 100
 REGIONS = ("whole image", "object", "background")
 
 
@@ -41,6 +43,15 @@ class Explorer:
         """Return the picture for one value per control."""
         raise UserError(f"{type(self).__name__} draws nothing")
 
+    def clicked(self, figure: Figure, x: float, y: float) -> dict[str, int]:
+        """Return what a click on the picture sets: {control: value}; most explorers take none.
+
+        Args:
+            figure: the picture as it was drawn last.
+            x, y: shares of its width and height, from the upper left corner.
+        """
+        return {}
+
     def still(self, **changes) -> Figure:
         """Return the picture at the starting values but for ``changes``."""
         return self.draw(**{name: c.value for name, c in self.controls().items()} | changes)
@@ -49,16 +60,29 @@ class Explorer:
     def widget(self) -> w.VBox:
         """New controls over a new picture, which each change of a control draws again."""
         controls = self.controls()
-        picture = w.Image(format="png", layout={"max_width": "100%"})
+        # At its own size where there is room: stretched, it would be blurred.
+        picture = w.Image(format="png", layout={"max_width": "100%", "align_self": "flex-start"})
+        shown = {}
 
         def redraw(change=None):
-            picture.value = as_png(self.draw(**{name: c.value for name, c in controls.items()}))
+            shown["figure"] = self.draw(**{name: c.value for name, c in controls.items()})
+            picture.value = as_png(shown["figure"])
+
+        def click(event):
+            width, height = shown["figure"].get_size_inches() * DPI
+            place = event["dataX"] / width, event["dataY"] / height
+            for name, value in self.clicked(shown["figure"], *place).items():
+                controls[name].value = value
 
         for control in controls.values():
             control.observe(redraw, "value")
         redraw()
         row = w.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
-        return w.VBox([row, picture])
+        box = w.VBox([row, picture])
+        if type(self).clicked is not Explorer.clicked:
+            box.clicks = Event(source=picture, watched_events=["click"])
+            box.clicks.on_dom_event(click)
+        return box
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         widget = self.widget
@@ -72,7 +96,7 @@ def as_png(figure: Figure) -> bytes:
     """Return a figure as PNG. Its layout is fixed, so that drawing it once is enough."""
     buffer = io.BytesIO()
     with plt.rc_context({"savefig.bbox": "standard"}):
-        figure.savefig(buffer, format="png", dpi=100, pil_kwargs={"compress_level": 1})
+        figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
@@ -81,7 +105,7 @@ def _panels(count: int, width: float = 2.5, last: float = 1.0):
     bars = last > 1
     figure = Figure(figsize=(width * (count - 1 + last), width + 0.35 * bars), layout="none")
     axes = figure.subplots(1, count, width_ratios=[1.0] * (count - 1) + [last])
-    figure.subplots_adjust(left=0.01, right=0.98, top=0.86, bottom=0.12 * bars, wspace=0.12)
+    figure.subplots_adjust(left=0.01, right=0.98, top=0.86, bottom=0.02 + 0.1 * bars, wspace=0.12)
     return figure, axes
 
 
@@ -163,7 +187,10 @@ class KExplorer(Explorer):
         axes[1].imshow(maps[shown].numpy(), cmap=MAP_COLOURS)
         axes[1].set_title(f"class map of {names[shown]}\n{low:.2f} to {high:.2f}", fontsize=9)
         axes[1].axis("off")
-        show_map(axes[2], item["image"], positions, f"the {count} positions\nthat count")
+        words = (
+            f"the {count} positions\nthat count" if count > 1 else "the one position\nthat counts"
+        )
+        show_map(axes[2], item["image"], positions, words)
         show_map(axes[3], item["image"], explanation_map(maps[shown][None], size)[0], "CAM")
         title = f"scores at k = {count} of {self.positions}"
         _bars(axes[4], scores, names, shown, title, "logit")
@@ -171,7 +198,7 @@ class KExplorer(Explorer):
 
 
 class FieldExplorer(Explorer):
-    """A chosen output position and its effective receptive field in two networks."""
+    """An output position, clicked or chosen, and its effective receptive field in two networks."""
 
     about = "receptive-field explorer: an output position and its field in both networks"
 
@@ -191,6 +218,16 @@ class FieldExplorer(Explorer):
             "column": _slider(w.IntSlider, columns // 2, 0, columns - 1, "column"),
             "index": _slider(w.IntSlider, 0, 0, len(self.images) - 1, "image"),
         }
+
+    def clicked(self, figure: Figure, x: float, y: float) -> dict[str, int]:
+        """Return the position whose cell was clicked on, on whichever of the pictures."""
+        rows, columns = self.fine
+        for axis in figure.axes:
+            (left, low), (right, high) = axis.get_position().get_points()
+            if left <= x < right and low < 1 - y <= high:
+                across, down = (x - left) / (right - left), (high - 1 + y) / (high - low)
+                return {"row": int(rows * down), "column": int(columns * across)}
+        return {}
 
     def draw(self, row: int, column: int, index: int) -> Figure:
         """Draw the image, and per network the position's cell and its field."""
