@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 READY := $(ENV)/.topgap-ready
 FOLDER ?= notebooks
 
-.PHONY: help setup reproduce real paper readme test lab book student handout lint bench lock clean
+.PHONY: help has-tests setup reproduce real paper readme test lab book student handout lint bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,8 @@ help:  ## list the targets
 setup: $(READY)  ## install the locked versions into the active environment, or into .venv
 
 $(READY): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	    { echo "$(PYTHON) is not Python 3.11 to 3.13: name another, as in make setup PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r requirements.lock
@@ -40,7 +42,10 @@ paper: setup  ## the same at the paper's scale: a GPU and hours
 readme: reproduce  ## write the README's tables from the records of the last run
 	topgap report --profile demo --readme
 
-test: setup lint  ## run every test, and every notebook once in the smoke profile
+has-tests:
+	@test -d tests || { echo "this copy has no tests: they hold answers to the exercises"; exit 1; }
+
+test: has-tests setup lint  ## run every test, and every notebook once in the smoke profile
 	python -m pytest -q -n auto --ignore tests/test_browser.py
 	python -m pytest -q tests/test_browser.py
 

@@ -123,7 +123,7 @@ def test_attacks_run_on_data_without_masks(tmp_path, monkeypatch):
     given = {**load_profile("smoke").parameters[path.stem], "PROFILE": "smoke", "GRID": []}
     given |= {"DATASET": "pneumonia", "ALSO": [[9, 0.1]]}
     papermill.execute_notebook(path, tmp_path / path.name, given, cwd=path.parent)
-    figures = tmp_path / "smoke" / "figures"
+    figures = tmp_path / "smoke" / "interactive"
     table = pd.read_csv(figures / "table_3.csv")
     ours = table[table.source == "ours"].method.tolist()
     assert ours == ["Standard", "Top-GAP (here)", "Top-GAP (here), k = 9, lambda = 0.1"]

@@ -7,13 +7,16 @@ import time
 import nbformat
 import papermill
 import pytest
+import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from topgap_nb import load_records
 from topgap_nb.errors import UserError
 from topgap_nb.experiments import recipes
+from topgap_nb.files import ROOT
 from topgap_nb.workbook import runner
-from topgap_nb.workbook.book import Book
+from topgap_nb.workbook.book import BY_RUNNER, Book
 from topgap_nb.workbook.runner import NotebookFailed, check_parameters, run_book
 
 PARAMETERS = 'PROFILE = "smoke"\nNAME = "disk"\nSHARE = 0.5\nCOUNTS = [1, 2]\nQUICK = True'
@@ -236,7 +239,7 @@ def test_two_notebooks_run_at_once_and_the_scoreboard_when_all_are_done(shelf, m
     shelf(_01_a=notebook(), _02_b=notebook(), _03_c=notebook(), _90_d=notebook())
     pair, order = threading.Barrier(2), []
 
-    def execute(path, book, profile, threads):
+    def execute(path, book, profile):
         if path.stem in ("01_a", "02_b"):
             pair.wait(timeout=20)
         order.append(path.stem)
@@ -252,7 +255,7 @@ def test_what_the_profile_puts_first_starts_first(shelf, monkeypatch):
     shelf(first=["03_c"], _01_a=notebook(), _02_b=notebook(), _03_c=notebook())
     pair, order = threading.Barrier(2), []
 
-    def execute(path, book, profile, threads):
+    def execute(path, book, profile):
         if path.stem != "02_b":
             pair.wait(timeout=20)
         order.append(path.stem)
@@ -273,7 +276,7 @@ def test_after_a_failure_what_runs_is_finished_and_no_scoreboard_drawn(shelf, mo
     shelf(_01_a=notebook(), _02_b=notebook(), _03_c=notebook(), _90_d=notebook())
     pair, order = threading.Barrier(2), []
 
-    def execute(path, book, profile, threads):
+    def execute(path, book, profile):
         order.append(path.stem)
         pair.wait(timeout=20)
         if path.stem == "01_a":
@@ -288,9 +291,9 @@ def test_after_a_failure_what_runs_is_finished_and_no_scoreboard_drawn(shelf, mo
     assert "02_b" in runner.minutes("smoke")
 
 
-def test_notebooks_side_by_side_share_the_cores_and_one_alone_has_all(shelf, monkeypatch):
+def test_a_notebook_has_its_share_of_the_cores_however_it_is_run(shelf, monkeypatch):
     says = "import os; print(os.environ['OMP_NUM_THREADS'])"
-    shelf(_01_a=notebook(says), _02_b=notebook(says))
+    shelf(_01_a=notebook(says), _02_b=notebook(says), _90_c=notebook(says))
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
 
     def threads():
@@ -298,13 +301,38 @@ def test_notebooks_side_by_side_share_the_cores_and_one_alone_has_all(shelf, mon
         copies = [nbformat.read(path, as_version=4) for path in sorted(folder.glob("*.ipynb"))]
         return [copy.cells[-1].outputs[0]["text"].strip() for copy in copies]
 
-    run_book("smoke", jobs=2, echo=lambda line: None)
-    assert threads() == ["3", "3"]
-    run_book("smoke", only=("02",), force=True, jobs=2, echo=lambda line: None)
-    assert threads() == ["3", "6"]
-    (runner.runs_root() / "smoke" / "stamps" / "01_a.json").unlink()
-    run_book("smoke", jobs=2, echo=lambda line: None)
-    assert threads() == ["6", "6"]
+    run_book("smoke", echo=lambda line: None)
+    assert threads() == ["3", "3", "3"]
+    # Alone, or one after the other, it would train other networks with more.
+    run_book("smoke", only=("02",), force=True, jobs=1, echo=lambda line: None)
+    assert threads() == ["3", "3", "3"]
+    set_to = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    Book("01_a", "smoke")
+    assert set_to == [3]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    Book("01_a", "smoke")
+    assert set_to == [3]
+
+
+def test_what_a_person_runs_leaves_the_results_of_the_profile_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOPGAP_RUNS", str(tmp_path))
+    monkeypatch.delenv(BY_RUNNER, raising=False)
+    played = Book("01_x", "demo")
+    played.record("9", "accuracy", 0.5)
+    played.table("9")
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")} == {
+        f"demo/interactive/{name}"
+        for name in ("records/01_x.jsonl", "table_9.csv", "table_9.md", "table_9.tex")
+    }
+    with pytest.raises(UserError, match="no records of profile 'demo' yet"):
+        load_records("demo")
+    monkeypatch.setenv(BY_RUNNER, "1")
+    run = Book("01_x", "demo")
+    assert run.folder == ROOT / "figures" / "demo"
+    run.record("9", "accuracy", 0.5)
+    assert len(load_records("demo")) == 1
 
 
 # Parameters

@@ -131,6 +131,24 @@ def test_nothing_but_the_solutions_differs(tmp_path):
     assert paths[0].read_text() == "an answer"
 
 
+def test_a_notebook_that_was_run_gives_nothing_away():
+    book = nbformat.v4.new_notebook(metadata={"widgets": {"state": "the answer"}})
+    check_cell = nbformat.v4.new_code_cell(
+        "check(a, {})", execution_count=7, metadata={"tags": ["check"], "execution": {"t": "1"}}
+    )
+    check_cell.outputs = [nbformat.v4.new_output("stream", text="Right.\n0.53\n")]
+    solution = nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["solution"]})
+    book.cells = [solution, check_cell]
+    edition = student_edition(book)
+    assert edition.metadata == {}
+    assert edition.cells[1].outputs == []
+    assert edition.cells[1].execution_count is None
+    assert edition.cells[1].metadata == {"tags": ["check"]}
+    # The teacher's own copy keeps what it had.
+    assert check_cell.outputs
+    assert check_cell.execution_count == 7
+
+
 def test_the_handout_is_the_workbook_without_answers(tmp_path):
     if subprocess.run(["git", "-C", str(ROOT), "rev-parse"], capture_output=True).returncode:
         pytest.skip("not a git checkout")

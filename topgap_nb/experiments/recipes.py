@@ -4,6 +4,7 @@ They stand in ``notebooks/profiles/<profile>.yaml`` under ``recipes``, so that o
 networks serves every notebook of a profile.
 """
 
+import os
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,8 @@ from topgap_nb.experiments.spec import RunSpec
 from topgap_nb.files import ROOT
 
 PROFILES = ROOT / "notebooks" / "profiles"
+# The notebook that reads the others' records, and so runs after them.
+LAST = "90"
 
 
 def profile_file(profile: str, must_exist: bool = False) -> Path:
@@ -49,6 +52,25 @@ def read_profile(profile: str) -> dict:
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a profile: {' '.join(str(error).split())}") from error
     return content
+
+
+def side_by_side(profile: str) -> int:
+    """Return how many of a profile's notebooks run at a time: one a core up to 4, one on a GPU."""
+    import torch
+
+    books = (path.name for path in PROFILES.parent.glob("[0-9][0-9]_*.ipynb"))
+    names = read_profile(profile).get("only") or list(books)
+    count = sum(not name.startswith(LAST) for name in names)
+    return max(1, 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1, count))
+
+
+def threads_of(profile: str) -> int:
+    """Return how many threads a notebook of a profile computes with: its share of the cores.
+
+    The same however many really run beside it. Another number of threads adds up in another order,
+    which trains another network.
+    """
+    return max(1, (os.cpu_count() or 1) // side_by_side(profile))
 
 
 def recipe(profile: str, dataset: str, **changes) -> RunSpec:

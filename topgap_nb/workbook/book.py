@@ -1,12 +1,15 @@
 """What a notebook writes into: its records, tables, figures and verdicts."""
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 from IPython.display import Markdown, display
 
+from topgap_nb.experiments.recipes import threads_of
 from topgap_nb.experiments.records import (
     Record,
     Verdict,
@@ -18,6 +21,9 @@ from topgap_nb.files import ROOT, runs_root
 from topgap_nb.measures.scores import Estimate
 from topgap_nb.workbook.figures import save_figure, set_style
 from topgap_nb.workbook.tables import readable, result_table, save_table
+
+# Set in the kernels that ``topgap run`` starts.
+BY_RUNNER = "TOPGAP_RUNNER"
 
 
 def outputs_folder(profile: str, data_folder: str = "") -> Path:
@@ -35,6 +41,9 @@ def outputs_folder(profile: str, data_folder: str = "") -> Path:
 class Book:
     """The results of one notebook run.
 
+    What ``topgap run`` executes writes the results of its profile. What a person runs, perhaps with
+    other parameters, goes to ``runs/<profile>/interactive``, so that playing changes no result.
+
     Args:
         notebook: its file name without the suffix.
         profile: the profile it runs under; names the folders that results go to.
@@ -43,11 +52,17 @@ class Book:
 
     def __init__(self, notebook: str, profile: str, data_folder: str = ""):
         self.notebook, self.profile = notebook, profile
-        self.folder = outputs_folder(profile, data_folder)
-        self.records = self.folder / "records.jsonl" if data_folder else None
+        self.folder, self.records = outputs_folder(profile, data_folder), None
+        if data_folder:
+            self.records = self.folder / "records.jsonl"
+        elif BY_RUNNER not in os.environ:
+            self.folder = runs_root() / profile / "interactive"
+            self.records = self.folder / "records" / f"{notebook}.jsonl"
         # For what is made and neither shown nor committed, as networks.
         self.workplace = self.folder if data_folder else runs_root() / profile / "work" / notebook
         self.entries: list[Record | Verdict] = []
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads_of(profile))
         set_style()
 
     def record(

@@ -23,13 +23,17 @@ import nbformat
 
 from topgap_nb.data import identity
 from topgap_nb.errors import UserError
-from topgap_nb.experiments.recipes import profile_file, read_profile
+from topgap_nb.experiments.recipes import (
+    LAST,
+    profile_file,
+    read_profile,
+    side_by_side,
+    threads_of,
+)
 from topgap_nb.files import ROOT, runs_root, write_atomic
-from topgap_nb.workbook.book import outputs_folder
+from topgap_nb.workbook.book import BY_RUNNER, outputs_folder
 
 NOTEBOOKS = ROOT / "notebooks"
-# The notebook that reads the others' records.
-LAST = "90"
 WHOLE = "whole"
 # Feature maps come and go by the hundred megabytes. With large pages, and memory kept rather than
 # given back to the system each time, an attack takes about 0.7 of its time (benchmarks/memory.py).
@@ -219,11 +223,7 @@ def run_book(
         stamp, results = _stamp(profile.name, path.stem), _results(profile, path.stem)
         return not force and _is_current(stamp, state, book, results)
 
-    others = [entry for entry in books if not entry[0].stem.startswith(LAST)]
-    # A notebook that runs alone has all cores.
-    due = sum(not is_current(*entry, _state(*entry, profile)) for entry in others)
-    jobs = max(1, min(jobs or default_jobs(), due))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    jobs = jobs or side_by_side(profile.name)
 
     def run_one(number: int, path: Path, book: nbformat.NotebookNode) -> bool:
         if failed.is_set():
@@ -235,7 +235,7 @@ def run_book(
             return False
         echo(f"{label:<40} running ...")
         try:
-            seconds = _execute(path, book, profile, threads)
+            seconds = _execute(path, book, profile)
         except BaseException:
             failed.set()
             raise
@@ -263,13 +263,6 @@ def run_book(
     echo(f"{len(books)} notebooks in {seconds / 60:.1f} min")
 
 
-def default_jobs() -> int:
-    """Return how many notebooks run at a time: one per core up to 4, one where there is a GPU."""
-    import torch
-
-    return 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1)
-
-
 def minutes(profile: str) -> dict[str, float]:
     """Return how many minutes each notebook took at most: when it had to train its networks.
 
@@ -288,7 +281,7 @@ def _write_stamp(stamp: Path, seconds: float, state: str = "") -> None:
     write_atomic(stamp, json.dumps({"state": state, "slowest": round(slowest, 1)}))
 
 
-def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile, threads: int) -> float:
+def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float:
     # papermill takes half a second to import; --help should not wait for it.
     import papermill
     from jupyter_client import AsyncKernelManager
@@ -302,7 +295,7 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile, threads:
         async def start_kernel(self, **options):
             """Start it on its share of the cores, with sockets of its own."""
             self.ip = f"{sockets}/kernel"
-            ours = {"OMP_NUM_THREADS": str(threads)}
+            ours = {"OMP_NUM_THREADS": str(threads_of(profile.name)), BY_RUNNER: "1"}
             options["env"] = {"GLIBC_TUNABLES": ALLOCATION, **os.environ, **ours}
             # It is interrupted before it is shut down, and would call that an error.
             quiet = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=50"]

@@ -28,10 +28,18 @@ def tag_of(cell: nbformat.NotebookNode) -> str | None:
 def student_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return a copy of a notebook whose solutions are stubs; every other cell is as it was.
 
+    Outputs go, too: a notebook that was run shows what its solutions found.
+
     Raises:
         UserError: a solution without a check right after it.
     """
     book = copy.deepcopy(book)
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            # When each cell ran, where that is recorded.
+            cell.metadata.pop("execution", None)
     for cell, following in zip(book.cells, [*book.cells[1:], None], strict=True):
         if tag_of(cell) == "solution":
             if following is None or tag_of(following) != "check":
