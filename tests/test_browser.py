@@ -215,7 +215,7 @@ def test_every_other_explorer_answers(browser, lab, request):
         page.locator(".jp-OutputArea-output").all_inner_texts()
     )
     view = move(page, 0, 0, "Home", "explorer_field")
-    assert view.locator(".widget-readout").first.inner_text() == "0"
+    assert view.locator(".widget-readout").first.inner_text() == "1"
     # A click on a picture chooses the position under it: here, in the lower half.
     box = view.locator("img").bounding_box()
     place = {"x": 0.5 * box["width"], "y": 0.8 * box["height"]}

@@ -1,8 +1,10 @@
 """Exercises and the student edition; test_notebooks.py runs every solution against its check."""
 
 import ast
+import itertools
 import subprocess
 import zipfile
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -72,6 +74,9 @@ def test_every_notebook_has_two_to_four_exercises():
         count = tags.count("solution")
         assert count == tags.count("hint") == tags.count("check")
         assert 2 <= count <= 4, name
+        # The text above says that the code of a check is folded away.
+        folded = {"source_hidden": True}
+        assert all(c.metadata.get("jupyter") == folded for c in book.cells if tag_of(c) == "check")
 
 
 @pytest.mark.parametrize("exercise", PARTS)
@@ -87,16 +92,37 @@ def test_the_blanked_solution_fails_its_check_with_one_line(exercise):
         eval(compile(ast.Expression(call), exercise, "eval"), space)
 
 
+def _simple_effect(results, part):
+    """The effect of a part alone, where that of all combinations is asked for."""
+    alone = tuple(place == part for place in range(3))
+    return results[alone] - results[False, False, False]
+
+
+def _by_the_largest(images, labels):
+    """Stamps whose grey depends on the largest label around."""
+    out = images.clone()
+    out[:, :, :6, :6] = (labels / (labels.max() + 1))[:, None, None, None]
+    return out
+
+
 WRONG = {
+    "00.1": ("positions", (160 // 8) ** 2, "quarter as wide"),
+    "01.1": ("score, slope", (4, 1 / 3), "three largest"),
     "01.3": ("fold", lambda w, k, b: (torch.einsum("cm,mdij->cdij", w, k), b[:2]), "bias is not"),
     "01.4": ("ranked_pool", top_k_pool, "worked by hand"),
     "03.3": ("support", lambda field, share=0.9: share * field.sum() / 100, "that pixel"),
-    "04.1": ("pixels", [-0.1, 0.6, 1.1], "may leave"),
+    "04.1": ("pixels", [0.1, 0.6, 0.9], "step outwards"),
     "04.3": ("noise", lambda images, epsilon: images + epsilon, "as many pixels"),
     "06.1": ("iou_by_hand, iou_of_everything", (8 / 30, 0.1), "in either"),
+    "06.3": (
+        "fair_thresholds",
+        lambda cams, area: (1 - area) * cams.amax((1, 2)),
+        "power of three",
+    ),
+    "07.2": ("main_effect", _simple_effect, "only beside another"),
     "07.3": ("concentration", lambda maps: maps.abs().mean(), "a spike"),
     "10.1": ("chance, shortcut_suspected", (1 / 3, False), "commonest"),
-    "10.2": ("stamped", lambda images, labels: images * 0.5, "look the same"),
+    "10.2": ("stamped", _by_the_largest, "others are in the batch"),
     "90.2": ("luck", lambda count: count / 40, "twice"),
 }
 
@@ -107,6 +133,9 @@ def test_a_plausible_wrong_answer_is_told_why(exercise):
     space = {name: getattr(topgap_nb, name) for name in topgap_nb.__all__}
     space |= {"torch": torch, "F": torch.nn.functional}
     space["class_map"] = torch.tensor([[[[4.0, 1.0], [3.0, 0.0]]]])
+    space["explorer"] = SimpleNamespace(positions=576)
+    space["topgap_spec"] = SimpleNamespace(image_size=96)
+    space["parts"] = list(itertools.product((False, True), repeat=3))
     parts = answer if "," in names else (answer,)
     space |= dict(zip(names.split(", "), parts, strict=True))
     with pytest.raises(NotYet, match=says):

@@ -82,11 +82,20 @@ def test_the_k_explorer_shows_the_scores_of_the_pooling(explorers, networks, few
     assert widths == pytest.approx(top_k_pool(maps, 7)[0].tolist(), abs=1e-5)
 
 
+def test_the_scores_of_every_k_are_drawn_to_one_scale(explorers):
+    limits = {explorers["k"].still(k=k, index=1).axes[4].get_xlim() for k in (1, 20, 256)}
+    assert len(limits) == 1
+    lowest, highest = limits.pop()
+    for k in (1, 256):
+        bars = explorers["k"].still(k=k, index=1).axes[4].patches
+        assert all(lowest <= bar.get_width() <= highest for bar in bars)
+
+
 def test_the_field_is_that_of_the_cell_which_covers_the_position(explorers, networks, few):
     rows, columns = explorers["row"].fine
     assert (rows, columns) == (16, 16)
-    figure = explorers["row"].still(row=15, column=0, index=2)
-    # The standard network's last map has 2 x 2 positions: row 15 of 16 lies in its second row.
+    figure = explorers["row"].still(row=16, column=1, index=2)
+    # The standard network's last map has 2 x 2 positions: row 16 of 16 lies in its second row.
     shown = figure.axes[2].images[0].get_array()
     expected = erf_map(networks["standard"], few.images[2:], [(1, 0)])[0, 0]
     torch.testing.assert_close(torch.from_numpy(shown.data), expected)
@@ -99,13 +108,13 @@ def test_a_click_chooses_the_position_under_it(explorers, panel):
     sliders = dict(zip(explorer.controls(), widget.children[0].children, strict=True))
     figure = explorer.still()
     picture = Image.open(io.BytesIO(as_png(figure)))
-    # The middle of the cell in row 3, column 12 of 16: a cell has 4 pixels of the image.
+    # The middle of the cell in row 4, column 13 of 16: a cell has 4 pixels of the image.
     place = figure.axes[panel].transData.transform((12.5 * 4 - 0.5, 3.5 * 4 - 0.5))
     share = place / figure.bbox.size
     x, y = share[0] * picture.width, (1 - share[1]) * picture.height
     widget.clicks._handle_custom_msg({"dataX": x, "dataY": y}, [])
-    assert (sliders["row"].value, sliders["column"].value) == (3, 12)
-    expected = explorer.still(row=3, column=12)
+    assert (sliders["row"].value, sliders["column"].value) == (4, 13)
+    expected = explorer.still(row=4, column=13)
     assert widget.children[1].value == as_png(expected)
     # Beside the pictures there is nothing to choose.
     assert explorer.clicked(figure, 0.001, 0.5) == explorer.clicked(figure, 0.5, 0.001) == {}

@@ -99,7 +99,7 @@ def erf_value(fields: Tensor, normalise: str = "together") -> Tensor:
         normalise: what the paper's "the gradients were z-normalized" (appendix B) is read as.
             ``none``: raw means, in units of output per unit of pixel. ``together``: all positions
             of an image are scaled by their common mean and standard deviation, so positions can be
-            compared (our choice). ``each``: every position's map is z-normalised by itself and the
+            compared. ``each``: every position's map is z-normalised by itself and the
             mean of its absolute value is taken, which compares shapes and hides sizes.
 
     Source: paper, Definition 6 and appendix B.

@@ -18,21 +18,22 @@ WORDS = (
          "TopGapNet"),
     Word("class maps", "class_maps", "one map of evidence per class, X^(n+1), (N, C, h, w): "
          "unnormalised, before pooling", "TopGapNet"),
-    Word("explanation map", "cam", "where a network sees evidence for a class, (N, H, W): the "
-         "class map upsampled to the image, then scaled to [0, 1]", "explanation_map"),
+    Word("explanation map", "cam", "where a network sees evidence for a class, (N, H, W): a "
+         "map of its own, of Grad-CAM or of Recipro-CAM, upsampled to the image and then scaled to "
+         "[0, 1]", "explanation_map"),
     Word("top-k pooling", "top_k_pool", "the mean of the k largest values of each class map "
          "(Definition 5)", "top_k_pool"),
     Word("pixel constraint", "k", "how many positions of a class map count, 1 to h·w; never "
          "channels, never top-5", "pixel_constraint"),
-    Word("k share", "k_fraction", "k as a share of the map's h·w positions; 1 is global average "
-         "pooling", "pixel_constraint"),
+    Word("k share", "k_fraction", "k as a share of the map's h·w positions, written as a "
+         "float: 1.0 is global average pooling, the count 1 is max pooling", "pixel_constraint"),
     Word("sparsity term", "sparsity_loss", "the l1 norm of the class maps that the loss adds; the "
          "mean over classes and positions unless said", "sparsity_loss"),
     Word("sparsity weight", "sparsity_weight", "λ, the factor of the sparsity term", "RunSpec"),
     Word("effective receptive field", "erf_map", "the gradient of one output position with respect "
-         "to every input pixel, in absolute value (Definition 1)", "erf_map"),
-    Word("ERF distance", "erf_distance", "mean field of the centre position minus that of the "
-         "corner (Definition 6)", "erf_distance"),
+         "to every input pixel (Definition 1); maps of it show its absolute value", "erf_map"),
+    Word("ERF distance", "erf_distance", "mean absolute field of the centre position minus that "
+         "of the corner, after z-normalisation, which can be read in two ways (Definition 6)", "erf_distance"),
     Word("attack budget", "epsilon", "the largest change of a pixel, in [0, 1]; shown as 8/255",
          "attack"),
     Word("clean accuracy", "clean_accuracy", "the share of all test images classified rightly",
@@ -47,7 +48,8 @@ WORDS = (
          "cut off below zero (Definition 4)", "grad_cam"),
     Word("Recipro-CAM", "recipro_cam", "per cell, what the rest of the network says when only that "
          "cell is kept", "recipro_cam"),
-    Word("CAM l1", "cam_sparsity", "the mean of an explanation map; 0 is an empty one",
+    Word("CAM l1", "cam_sparsity", "the mean of an explanation map; close to 0, one "
+         "peak and nothing else",
          "cam_sparsity"),
     Word("IoU", "mask_iou", "intersection over union of the map above a threshold with the object",
          "mask_iou"),
@@ -57,12 +59,29 @@ WORDS = (
          "threshold", "pxap"),
     Word("worst group", "group_accuracy", "the accuracy in the group where it is lowest, for "
          "instance where backgrounds disagree", "group_accuracy"),
+    Word("adjusted average", "group_accuracy", "the accuracy when groups are weighed as in "
+         "training, where a shortcut mostly holds", "group_accuracy"),
+    Word("FGSM", "fgsm", "one step of the full attack budget along the sign of the gradient",
+         "attack"),
+    Word("PGD", "pgd", "many small steps along the sign of the gradient, each projected back to "
+         "the attack budget; PGD-40 takes 40", "pgd"),
+    Word("Square", "square", "a random search that sees outputs only, no gradient", "attack"),
+    Word("AutoAttack", "autoattack", "four attacks one after another, on what is left", "attack"),
+    Word("masking report", "masking_report", "checks of whether a robust accuracy is real or only "
+         "hard to attack", "masking_report"),
+    Word("surrogate", "surrogate", "another network whose gradient an attack follows",
+         "masking_report"),
+    Word("95 % interval", "bootstrap", "percentiles of the mean over resampled images and, where "
+         "there are several, resampled trainings; with two trainings a rough guide",
+         "bootstrap"),
+    Word("n × trainings", "n, seeds", "how many test images, and how many independent trainings, a "
+         "number rests on", "Record"),
     Word("planted", "planted", "generated objects of known shape, size and place, on backgrounds "
          "that agree with the class as often as asked", "open_dataset"),
-    Word("splits", "train, select, test", "`select` chooses k, λ and thresholds; `test` is read "
-         "once", "open_dataset"),
+    Word("splits", "train, select, test", "`train` is learnt from; `select` chooses k, λ "
+         "and thresholds; `test` only measures and chooses nothing", "open_dataset"),
     Word("verdict", "verdict", "supported, not supported or inconclusive: where the 95 % interval "
-         "of an effect lies against a threshold fixed beforehand", "Verdict"),
+         "of an effect lies against the threshold of its rule", "Verdict"),
     Word("profile", "PROFILE", "how large the experiments are: `smoke` for tests, `demo` for a "
          "laptop, `paper` for a GPU", "recipe"),
 )  # fmt: skip

@@ -101,10 +101,26 @@ def real_table(folder: Path) -> str:
                 f"{row.effect_high:+.3f}], n = {row.n} × {row.seeds}"
             )
     lines = [f"| | claim | {' | '.join(boards)} |", "|---|---|" + "---|" * len(boards)]
+    clean = [_clean_accuracies(folder / name) for name in boards]
+    lines.append(
+        f"| 04 | Clean accuracy, standard and Top-GAP (no verdict) | {' | '.join(clean)} |"
+    )
     for claim in sorted(cells, key=lambda text: text[:2]):
         found = [cells[claim].get(name, "–") for name in boards]
         lines.append(f"| {claim} | {' | '.join(found)} |")
     return "\n".join(lines)
+
+
+def _clean_accuracies(folder: Path) -> str:
+    """Return the accuracies of both networks on unchanged test images."""
+    if (folder / "table_5.csv").exists():
+        row = pd.read_csv(folder / "table_5.csv").set_index("shift").loc["surroundings none"]
+        accuracies = row.standard_accuracy, row.topgap_accuracy
+    else:
+        table = pd.read_csv(folder / "table_3.csv").set_index(["source", "method"])
+        rows = [table.loc[("ours", method)] for method in ("Standard", "Top-GAP (here)")]
+        row, accuracies = rows[0], [row.clean for row in rows]
+    return f"{accuracies[0]:.3f}, {accuracies[1]:.3f}, n = {row.n:.0f} × {row.seeds:.0f}"
 
 
 def verdict_table(folder: Path) -> str:

@@ -28,8 +28,8 @@ INDEX = """# The Top-GAP workbook
 
 *Top-GAP* (Nieradzik, Stephani, Keuper, ECCV workshops 2024) claims that a classifier which may use
 only the k strongest positions of a class map looks at the object. Each chapter is an executed
-notebook that tests one of its claims by a rule written down beforehand; the last one collects the
-verdicts. Pictures with sliders are stills here: open the notebook in JupyterLab (`make lab`) to
+notebook that tests one of its claims by a rule that it states; the last one collects the verdicts.
+Pictures with sliders are stills here: open the notebook in JupyterLab (`make lab`) to
 move them.
 
 {results}
@@ -137,10 +137,11 @@ def readable_copy(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
         tags = cell.metadata.get("tags", [])
         if tag_of(cell) == "solution":
             cell.metadata["tags"] = [*tags, "hide-cell"]
-        elif cell.source.startswith(("import ", "from ")):
+        elif tag_of(cell) == "check" or cell.source.startswith(("import ", "from ")):
+            what = "check" if tag_of(cell) else "imports"
             cell.metadata["tags"] = [*tags, "hide-input"]
             cell.metadata["mystnb"] = {
-                "code_prompt_show": "Show the imports", "code_prompt_hide": "Hide the imports",
+                "code_prompt_show": f"Show the {what}", "code_prompt_hide": f"Hide the {what}",
             }  # fmt: skip
         # A widget without a still is a progress bar.
         cell.outputs = [

@@ -109,9 +109,9 @@ def _panels(count: int, width: float = 2.5, last: float = 1.0):
     return figure, axes
 
 
-def _slider(kind, value, low, high, name: str, **options):
+def _slider(kind, value, low, high, name: str, width: int = 290, **options):
     # Drawing at every pixel of a drag would leave a queue of pictures behind.
-    wide = {"width": "290px"}
+    wide = {"width": f"{width}px"}
     return kind(
         value, min=low, max=high, description=name, continuous_update=False, layout=wide, **options
     )
@@ -163,7 +163,8 @@ class KExplorer(Explorer):
     def controls(self) -> dict[str, w.Widget]:
         names = [("its own class", -1), *((n, i) for i, n in enumerate(self.images.class_names))]
         return {
-            "k": _slider(w.IntSlider, self.k, 1, self.positions, "k"),
+            # Long enough to reach every count with the mouse.
+            "k": _slider(w.IntSlider, self.k, 1, self.positions, "k", width=760),
             "index": _slider(w.IntSlider, 0, 0, len(self.images) - 1, "image"),
             "label": _choice(names, "class"),
         }
@@ -194,6 +195,11 @@ class KExplorer(Explorer):
         show_map(axes[3], item["image"], explanation_map(maps[shown][None], size)[0], "CAM")
         title = f"scores at k = {count} of {self.positions}"
         _bars(axes[4], scores, names, shown, title, "logit")
+        # One axis for every k, from the means of the maps to their largest values: scores fall as
+        # k grows, and bars that fill their panel would hide it.
+        flat = maps.flatten(1)
+        low, high = flat.mean(1).min().item(), flat.amax(1).max().item()
+        axes[4].set_xlim(min(0.0, 1.05 * low), max(1e-6, 1.05 * high))
         return figure
 
 
@@ -214,8 +220,9 @@ class FieldExplorer(Explorer):
     def controls(self) -> dict[str, w.Widget]:
         rows, columns = self.fine
         return {
-            "row": _slider(w.IntSlider, rows // 2, 0, rows - 1, "row"),
-            "column": _slider(w.IntSlider, columns // 2, 0, columns - 1, "column"),
+            # Counted from 1, as in the paper.
+            "row": _slider(w.IntSlider, rows // 2 + 1, 1, rows, "row"),
+            "column": _slider(w.IntSlider, columns // 2 + 1, 1, columns, "column"),
             "index": _slider(w.IntSlider, 0, 0, len(self.images) - 1, "image"),
         }
 
@@ -226,7 +233,7 @@ class FieldExplorer(Explorer):
             (left, low), (right, high) = axis.get_position().get_points()
             if left <= x < right and low < 1 - y <= high:
                 across, down = (x - left) / (right - left), (high - 1 + y) / (high - low)
-                return {"row": int(rows * down), "column": int(columns * across)}
+                return {"row": 1 + int(rows * down), "column": 1 + int(columns * across)}
         return {}
 
     def draw(self, row: int, column: int, index: int) -> Figure:
@@ -237,7 +244,7 @@ class FieldExplorer(Explorer):
         show_image(axes[0], image, f"image: {self.images.class_names[item['label']]}")
         for axis, (name, model) in zip(axes[1:], self.networks.items(), strict=True):
             cell = [
-                place * own // fine
+                (place - 1) * own // fine
                 for place, own, fine in zip((row, column), self.sizes[name], self.fine, strict=True)
             ]
             field = erf_map(model, image[None], [tuple(cell)])[0, 0]
@@ -254,7 +261,8 @@ class FieldExplorer(Explorer):
             title = f"{name}: position ({cell[0] + 1}, {cell[1] + 1}) of {self.sizes[name]}"
             if mask is not None:
                 show_outline(axis, mask)
-                title += f"\n{(field * mask).sum() / field.sum():.0%} of it on the object"
+                share = (field * mask).sum() / field.sum()
+                title += f"\n{share:.0%} on the object ({mask.float().mean():.0%} of the image)"
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
             axis.set_title(title, fontsize=9)
