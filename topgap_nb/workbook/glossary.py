@@ -33,7 +33,8 @@ WORDS = (
     Word("effective receptive field", "erf_map", "the gradient of one output position with respect "
          "to every input pixel (Definition 1); maps of it show its absolute value", "erf_map"),
     Word("ERF distance", "erf_distance", "mean absolute field of the centre position minus that "
-         "of the corner, after z-normalisation, which can be read in two ways (Definition 6)", "erf_distance"),
+         "of the corner, after z-normalisation, which can be read in two ways (Definition 6)",
+         "erf_distance"),
     Word("attack budget", "epsilon", "the largest change of a pixel, in [0, 1]; shown as 8/255",
          "attack"),
     Word("clean accuracy", "clean_accuracy", "the share of all test images classified rightly",
