@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 READY := $(ENV)/.topgap-ready
 FOLDER ?= notebooks
 
-.PHONY: help has-tests setup reproduce real paper readme test lab book student handout lint bench lock clean
+.PHONY: help setup reproduce real paper readme test lab book student handout lint bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,10 +42,9 @@ paper: setup  ## the same at the paper's scale: a GPU and hours
 readme: reproduce  ## write the README's tables from the records of the last run
 	topgap report --profile demo --readme
 
-has-tests:
+test: setup  ## run every test, and every notebook once in the smoke profile
 	@test -d tests || { echo "this copy has no tests: they hold answers to the exercises"; exit 1; }
-
-test: has-tests setup lint  ## run every test, and every notebook once in the smoke profile
+	@$(MAKE) --no-print-directory lint
 	python -m pytest -q -n auto --ignore tests/test_browser.py
 	python -m pytest -q tests/test_browser.py
 

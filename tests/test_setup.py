@@ -105,7 +105,9 @@ def test_continuous_integration_runs_the_documented_command():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert "make test" in script.read_text().splitlines()
-    assert re.search(r"^test:.*\n\tpython -m pytest", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.search(
+        r"^test:.*\n(\t@.*\n)*\tpython -m pytest", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
 
 
 def test_every_target_of_the_makefile_is_listed_by_help():

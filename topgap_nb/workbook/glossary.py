@@ -89,8 +89,8 @@ WORDS = (
 
 
 def anchor(term: str) -> str:
-    """Return the glossary's anchor of a term."""
-    return re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-")
+    """Return the glossary's anchor of a term, as MyST makes it of the heading."""
+    return re.sub(r"[^\w -]", "", term.lower()).replace(" ", "-")
 
 
 def glossary_page() -> str:
