@@ -56,7 +56,8 @@ def test_source_follows_the_skeleton(book):
 def test_each_notebook_leads_to_the_next():
     for path, following in itertools.pairwise(NOTEBOOKS):
         end = nbformat.read(path, as_version=4).cells[-1].source
-        assert re.search(rf"\*\*Next:\*\* `{following.stem}` \w", end), path.stem
+        link = rf"\[`{following.stem}`\]\({following.name}\)"
+        assert re.search(rf"\*\*Next:\*\* {link} \w", end), path.stem
 
 
 def test_source_is_short_and_defines_no_classes(book):
