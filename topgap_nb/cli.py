@@ -70,7 +70,7 @@ def run(profile: str, only: tuple[str, ...], force: bool, jobs: int | None) -> N
 @click.option("--profile", help="Train a profile's grid of runs, or its part on --dataset.")
 @click.option("--engine", default="local", show_default=True, help="Of a grid: local or ray.")
 @click.option("--cores", type=click.IntRange(1), help="Of a grid on ray: CPU cores for each run.")
-@click.option("--dry-run", is_flag=True, help="Of a grid: print it, and what it will cost.")
+@click.option("--dry-run", is_flag=True, help="Of a grid: print it, and its cost, measured here.")
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True)
 @click.option("--head", default="topgap", show_default=True, help="standard or topgap.")
 @click.option("--k", default="1.0", show_default=True, help="Count (64) or share of the map (0.1).")
@@ -85,7 +85,8 @@ def train(profile: str | None, engine: str, cores: int | None, dry_run: bool, **
     """Train one network, or find it trained, and print its accuracy on `select`.
 
     With --profile, train all runs of the profile's grid that are not finished: the other choices
-    are then the grid's. Stop at any time; the same command goes on where it stopped.
+    are then the grid's. Stop at any time; the same command goes on where it stopped. --dry-run
+    takes minutes the first time: it times a training step of each kind of network on this machine.
     """
     if profile:
         _train_grid(profile, choices["dataset"], engine, cores, dry_run)

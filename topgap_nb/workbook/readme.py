@@ -163,7 +163,7 @@ def ways_table(took: dict[str, float]) -> str:
             f"| [{name}]({name}.ipynb) | {took[name]:.1f} | {counts[name] or ''} | {marks} |"
         )
     sums = " | ".join(f"{sum(took[name] for name in chosen):.0f} min" for chosen in on.values())
-    return "\n".join([*lines, f"| together, one after the other | | | {sums} |"])
+    return "\n".join([*lines, f"| together, in that run | | | {sums} |"])
 
 
 def exercise_table() -> str:

@@ -28,9 +28,9 @@ INDEX = """# The Top-GAP workbook
 
 *Top-GAP* (Nieradzik, Stephani, Keuper, ECCV workshops 2024) claims that a classifier which may use
 only the k strongest positions of a class map looks at the object. Each chapter is an executed
-notebook that tests one of its claims by a rule that it states; the last one collects the verdicts.
-Pictures with sliders are stills here: open the notebook in JupyterLab (`make lab`) to
-move them.
+notebook that tests one of its claims by a rule that it states. Its title is the claim; whether it
+held is said by its verdict, and the last chapter collects them. Pictures with sliders are stills
+here: open the notebook in JupyterLab (`make lab`) to move them.
 
 {results}
 
