@@ -108,7 +108,17 @@ def real_table(folder: Path) -> str:
     for claim in sorted(cells, key=lambda text: text[:2]):
         found = [cells[claim].get(name, "–") for name in boards]
         lines.append(f"| {claim} | {' | '.join(found)} |")
+    claim = "IoU of Top-GAP's map, and of a map of nothing but the image's centre (no verdict)"
+    lines.append(f"| 06 | {claim} | {' | '.join(centre)} |")
     return "\n".join(lines)
+
+
+def _overlaps(path: Path) -> str:
+    """Return the IoU of Top-GAP's maps and that of the yardstick; a dash without masks."""
+    if not path.exists():
+        return "–"
+    row = pd.read_csv(path).iloc[0]
+    return f"{row.topgap_iou:.3f}, {row.centre_iou:.3f}, n = {row.n:.0f}"
 
 
 def _clean_accuracies(folder: Path) -> str:
