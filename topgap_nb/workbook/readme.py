@@ -102,6 +102,7 @@ def real_table(folder: Path) -> str:
             )
     lines = [f"| | claim | {' | '.join(boards)} |", "|---|---|" + "---|" * len(boards)]
     clean = [_clean_accuracies(folder / name) for name in boards]
+    centre = [_overlaps(folder / name / "table_7.csv") for name in boards]
     lines.append(
         f"| 04 | Clean accuracy, standard and Top-GAP (no verdict) | {' | '.join(clean)} |"
     )
