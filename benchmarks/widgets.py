@@ -22,7 +22,7 @@ def main():
     few = open_dataset("planted", "test", ours.image_size, **ours.options).subset(range(8))
     moves = {
         "k": (k_explorer(topgap, few), "k", [10, 100, 300, 576, 47]),
-        "receptive field": (field_explorer(networks, few), "row", [0, 5, 11, 17, 23]),
+        "receptive field": (field_explorer(networks, few), "row", [2, 6, 12, 18, 24]),
         "attack, 1 step": (attack_explorer(networks, few), "epsilon", [0.5, 2.0, 4.0, 6.0, 8.0]),
         "attack, 4 steps": (attack_explorer(networks, few), "steps", [4] * 5),
         "planted world": (planted_explorer(networks, ours.image_size), "world", [1, 2, 3, 4, 5]),

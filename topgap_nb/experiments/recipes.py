@@ -14,6 +14,7 @@ from topgap_nb.experiments.spec import RunSpec
 from topgap_nb.files import ROOT
 
 PROFILES = ROOT / "notebooks" / "profiles"
+NUMBERED = "[0-9][0-9]_*.ipynb"
 # The notebook that reads the others' records, and so runs after them.
 LAST = "90"
 
@@ -58,7 +59,7 @@ def side_by_side(profile: str) -> int:
     """Return how many of a profile's notebooks run at a time: one a core up to 4, one on a GPU."""
     import torch
 
-    books = (path.name for path in PROFILES.parent.glob("[0-9][0-9]_*.ipynb"))
+    books = (path.name for path in PROFILES.parent.glob(NUMBERED))
     names = read_profile(profile).get("only") or list(books)
     count = sum(not name.startswith(LAST) for name in names)
     return max(1, 1 if torch.cuda.is_available() else min(4, os.cpu_count() or 1, count))

@@ -25,6 +25,7 @@ from topgap_nb.data import identity
 from topgap_nb.errors import UserError
 from topgap_nb.experiments.recipes import (
     LAST,
+    NUMBERED,
     profile_file,
     read_profile,
     side_by_side,
@@ -88,7 +89,7 @@ def load_profile(name: str) -> Profile:
 
 def all_notebooks() -> list[Path]:
     """Return the numbered notebooks in reading order."""
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(NOTEBOOKS.glob(NUMBERED))
 
 
 def chosen_notebooks(only: tuple[str, ...]) -> list[Path]:

@@ -81,14 +81,14 @@ def write_handout(target: Path = HANDOUT) -> Path:
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True)
     if listed.returncode:
         raise UserError(f"a handout needs a git checkout: {listed.stderr.decode().strip()}")
-    content = io.BytesIO()
+    notebooks, content = all_notebooks(), io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(listed.stdout.decode().split("\0")):
             path = ROOT / name
             if name.startswith(KEPT_BACK) or not path.is_file():
                 continue
             data = path.read_bytes()
-            if path in all_notebooks():
+            if path in notebooks:
                 edition = student_edition(nbformat.reads(data.decode(), as_version=4))
                 data = f"{nbformat.writes(edition)}\n".encode()
             entry = zipfile.ZipInfo.from_file(path, f"topgap/{name}")

@@ -105,10 +105,10 @@ def _cell(column: str, value) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    if isinstance(value, int | np.integer) and column not in ("n", "seeds", "trainings"):
-        return str(value)
     if column in ("n", "seeds", "trainings"):
         return f"{value:.0f}" if value else "–"
+    if isinstance(value, int | np.integer):
+        return str(value)
     if column.endswith("_parameters"):
         return f"{value:.2f}"
     return f"{value:.4g}" if column in KEY_COLUMNS else f"{value:.3f}"
