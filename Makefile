@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 READY := $(ENV)/.topgap-ready
 FOLDER ?= notebooks
 
-.PHONY: help setup reproduce real paper readme test lab book student handout lint bench lock clean
+.PHONY: help setup reproduce real paper readme test quick lab book student handout lint bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,12 @@ readme: reproduce  ## write the README's tables from the records of the last run
 test: setup  ## run every test, and every notebook once in the smoke profile
 	@test -d tests || { echo "this copy has no tests: they hold answers to the exercises"; exit 1; }
 	@$(MAKE) --no-print-directory lint
-	python -m pytest -q -n auto --ignore tests/test_browser.py
-	python -m pytest -q tests/test_browser.py
+	python -m pytest -q -n auto -m "not browser"
+	python -m pytest -q -m browser
+
+quick: setup  ## lint and the fast tests, while you work
+	@$(MAKE) --no-print-directory lint
+	python -m pytest -q -n auto -m "not (slow or browser or cluster or gpu)"
 
 lint: setup  ## check style of the package, the tests and the notebooks
 	ruff check

@@ -12,18 +12,18 @@ import time
 
 import torch
 
-from topgap_nb import recipe
-from topgap_nb.experiments.depthwise import speed_up_depthwise
-from topgap_nb.experiments.training import loss_of, untrained
+from topgap_nb import init_model, load_profile
+from topgap_nb.training.depthwise import speed_up_depthwise
+from topgap_nb.training.loop import loss_of
 from topgap_nb.workbook.runner import ALLOCATION
 
 
 def measure(rounds):
     """Print the median milliseconds of each kind of work in this process."""
     torch.set_num_threads(1)
-    spec = recipe("demo", "planted")
-    learner = speed_up_depthwise(untrained(spec, 8)).train()
-    model = untrained(spec, 8).eval().requires_grad_(False)
+    spec = load_profile("demo").recipe("planted").spec
+    learner = speed_up_depthwise(init_model(spec, 8)).train()
+    model = init_model(spec, 8).eval().requires_grad_(False)
     batch, labels = torch.rand(16, 3, 96, 96), torch.randint(0, 8, (16,))
     images = torch.rand(48, 3, 96, 96).contiguous(memory_format=torch.channels_last)
 

@@ -18,7 +18,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from topgap_nb import StandardNet, TopGapNet, grad_cam, own_cam, recipro_cam, top_gap_loss
-from topgap_nb.experiments.depthwise import speed_up_depthwise
+from topgap_nb.training.depthwise import speed_up_depthwise
 
 CLASSES = 8
 
@@ -68,9 +68,9 @@ def training(backbone, images, labels, rounds):
     plain = network(lambda: timm.create_model(backbone, num_classes=CLASSES))
     contestants = {
         "timm": step(plain),
-        "Top-GAP, folded": step(ours(), lambda m: m.head.folded(m.features(images))),
-        "Top-GAP, unfolded": step(ours(), lambda m: m.head.unfolded(m.features(images))),
-        "Top-GAP, folded, fast depthwise": step(
+        "Top-GAP, fused": step(ours(), lambda m: m.head(m.features(images))),
+        "Top-GAP, unfused": step(ours(), lambda m: m.head.unfused(m.features(images))),
+        "Top-GAP, fused, fast depthwise": step(
             speed_up_depthwise(ours()), lambda m: m.class_maps(images)
         ),
     }
@@ -93,7 +93,7 @@ def inference(backbone, images, rounds):
         "timm": quietly(lambda: plain(images)),
         "Top-GAP, logits": quietly(lambda: ours(images)),
         "Top-GAP, CAM": quietly(lambda: ours.cam(images)),
-        "Top-GAP, unfolded": quietly(lambda: ours.pool(ours.head.unfolded(ours.features(images)))),
+        "Top-GAP, unfused": quietly(lambda: ours.pool(ours.head.unfused(ours.features(images)))),
     }
     report(f"{backbone}: inference per image", take_turns(contestants, rounds), "timm", len(images))
 

@@ -4,8 +4,8 @@
 
 The peer is the loop of the usual tutorials: images as PIL, RandomCrop, RandomHorizontalFlip,
 ToTensor and Normalize in worker processes, a timm network as it comes, float32, SGD with momentum.
-Ours is ``trained`` with the recipe of notebooks/profiles/paper.yaml on the same network: pixels on
-the device, augmentation batched there, channels-last, and the number format that measured faster.
+Ours is ``train_or_load`` with the recipe of notebooks/profiles/paper.yaml on the same network:
+pixels on the device, augmentation batched there, channels-last, a checkpoint after each epoch.
 Both epochs take turns. Ratios are what to read; what the network alone takes bounds them.
 """
 
@@ -22,10 +22,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from topgap_nb import ImageSet, RunSpec
-from topgap_nb.device import device
-from topgap_nb.experiments import training
+from topgap_nb import ImageSet, Splits, TrainingSpec, train_or_load
 from topgap_nb.method.preact import CIFAR10_MEAN, CIFAR10_STD
+from topgap_nb.metrics.evaluation import device
 
 CLASSES, SIZE = 10, 32
 
@@ -80,31 +79,21 @@ def plain_epochs(images, backbone, batch, workers):
         yield len(images) / (time.perf_counter() - start)
 
 
-def our_epochs(spec, images, rounds):
-    """Return images per second of each epoch of ``trained``, and memory in MiB after each."""
-    memory, process = [], psutil.Process()
-
-    def remember(folder, epoch, *rest):
-        # In place of a checkpoint, which the plain loop does not write either.
-        memory.append(process.memory_info().rss / 2**20)
-
-    write, sets = training.checkpoints.write, training.run_sets
-    training.checkpoints.write = remember
-    training.run_sets = lambda spec: {"train": images, "select": images}
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            run = training.trained(spec.but(epochs=rounds), folder, quiet=True)
-            dtype = (run.folder / "dtype").read_text()
-    finally:
-        training.checkpoints.write, training.run_sets = write, sets
-    return [epoch["images_per_second"] for epoch in run.history], memory, dtype
+def our_epochs(spec, images, epochs):
+    """Return images per second of each epoch of our loop, and memory in MiB at its end."""
+    data = Splits("noise", lambda split: images)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TOPGAP_RUNS"] = folder
+        run = train_or_load(spec.replace(epochs=epochs), data, quiet=True)
+    memory = psutil.Process().memory_info().rss / 2**20
+    return run.history.images_per_second.tolist(), memory
 
 
 def compare(backbone, images, options):
-    spec = RunSpec(
-        "planted", backbone=backbone, head="standard", image_size=SIZE, batch_size=options.batch,
-        optimizer="sgd", learning_rate=1e-3, head_rate=1e-3, weight_decay=5e-4,
-        augmentation="crop_flip_cutout", pretrained=False,
+    spec = TrainingSpec(
+        backbone=backbone, head="standard", batch_size=options.batch, optimizer="sgd", lr=1e-3,
+        head_lr=1e-3, weight_decay=5e-4, augmentation="crop_flip_cutout", pretrained=False,
+        threads=torch.get_num_threads(),
     )  # fmt: skip
     plain = plain_epochs(images, backbone, options.batch, options.workers)
     speeds = {"plain loop": [], "ours, standard": [], "ours, Top-GAP": []}
@@ -113,27 +102,26 @@ def compare(backbone, images, options):
         speeds["plain loop"].append(next(plain))
         for name, one in (
             ("ours, standard", spec),
-            ("ours, Top-GAP", spec.but(head="topgap", k=64, sparsity_weight=1.0)),
+            ("ours, Top-GAP", spec.replace(head="topgap", k=64, sparsity_weight=1.0)),
         ):
-            epochs, _, dtype = our_epochs(one, images, 2)
+            epochs, _ = our_epochs(one, images, 2)
             speeds[name].append(epochs[-1])
     plain.close()
-    print(f"\n{backbone}, {SIZE} px, batch {options.batch}, ours in {dtype}")
+    print(f"\n{backbone}, {SIZE} px, batch {options.batch}")
     base = statistics.median(speeds["plain loop"])
     for name, values in speeds.items():
         median = statistics.median(values)
         print(f"  {name:<16} {median:9.0f} images/s  {median / base:5.2f} x the plain loop")
 
 
-def memory_over_epochs(backbone, images, options):
-    spec = RunSpec(
-        "planted", backbone=backbone, k=64, sparsity_weight=1.0, image_size=SIZE,
-        batch_size=options.batch, augmentation="crop_flip_cutout", pretrained=False,
+def memory_over_trainings(backbone, images, options):
+    spec = TrainingSpec(
+        backbone=backbone, k=64, sparsity_weight=1.0, batch_size=options.batch,
+        augmentation="crop_flip_cutout", pretrained=False, threads=torch.get_num_threads(),
     )  # fmt: skip
-    _, memory, _ = our_epochs(spec, images, 10)
-    print(f"\n{backbone}: memory of the process after each of 10 epochs, MiB")
+    memory = [our_epochs(spec.replace(seed=seed), images, 3)[1] for seed in range(3)]
+    print(f"\n{backbone}: memory of the process after each of 3 trainings of 3 epochs, MiB")
     print("  " + " ".join(f"{value:.0f}" for value in memory))
-    print(f"  from the 3rd to the 10th: {memory[-1] - memory[2]:+.1f} MiB")
 
 
 def main():
@@ -148,7 +136,7 @@ def main():
     whole = ("preact_resnet18",) if device().type == "cuda" else ()
     for backbone in ("test_resnet", "preact_resnet18_quarter", *whole):
         compare(backbone, images, options)
-    memory_over_epochs("test_resnet", images, options)
+    memory_over_trainings("test_resnet", images, options)
 
 
 if __name__ == "__main__":

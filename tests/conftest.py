@@ -23,3 +23,13 @@ def runs(tmp_path, monkeypatch):
     folder = tmp_path / "runs"
     monkeypatch.setenv("TOPGAP_RUNS", str(folder))
     return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot run."""
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))

@@ -1,4 +1,3 @@
-import inspect
 import os
 import subprocess
 import sys
@@ -9,7 +8,9 @@ from click.testing import CliRunner
 
 import topgap_nb
 from topgap_nb.cli import main
-from topgap_nb.experiments.records import Verdict, save_records
+from topgap_nb.errors import Diverged, NotebookFailed
+from topgap_nb.results.records import Verdict, save_records
+from topgap_nb.store.layout import records_folder, results_folder
 
 TOPGAP = Path(sys.executable).parent / "topgap"
 TINY = ["train", "--dataset", "planted", "--backbone", "test_efficientnet", "--scratch"]
@@ -23,6 +24,9 @@ COMMANDS = {
     ("data", "prepare"): "Download a data set",
     ("data", "verify"): "decode every image",
     ("report",): "Print the scoreboard",
+    ("tables",): "Print result tables",
+    ("student",): "Write the notebooks with the solutions",
+    ("book",): "Build the executed notebooks into a site",
 }
 
 
@@ -47,14 +51,19 @@ def refused(*words):
     [
         (["run", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
         (["report", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
+        (["tables", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
+        (["book", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
+        (["train", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
+        (["report", "--profile", "smoke"], "topgap: no records of profile 'smoke' yet: `topgap"),
+        (["data", "prepare", "plantd"], "topgap: data set 'plantd' is unknown"),
         (["data", "verify", "plantd"], "topgap: data set 'plantd' is unknown: there are cifar10"),
         (["train", "--dataset", "plantd"], "topgap: data set 'plantd' is unknown"),
         ([*TINY, "--backbone", "resnet19"], "topgap: backbone 'resnet19' is not a timm archite"),
-        ([*TINY, "--head", "tail"], "topgap: head 'tail' is unknown: use standard or topgap"),
+        ([*TINY, "--head", "tail"], "topgap: head 'tail': use topgap or standard"),
         ([*TINY, "--k", "0"], "topgap: k = 0 does not fit a class map"),
         ([*TINY, "--k", "-3"], "topgap: k = -3 does not fit a class map"),
         ([*TINY, "--k", "1.5"], "topgap: k = 1.5 is neither a count nor a share"),
-        ([*TINY, "--k", "many"], "topgap: k = 'many' is neither a count (64) nor a share (0.1)"),
+        ([*TINY, "--k", "many"], "topgap: k = 'many' is no count (64), share (0.1), auto or"),
         ([*TINY, "--epochs", "0"], "topgap: epochs = 0 must be at least 1"),
         ([*TINY, "--image-size", "8"], "topgap: image_size = 8"),
         ([*TINY, "--train-images", "0"], "topgap: train_images = 0 must be at least 1"),
@@ -71,6 +80,17 @@ def test_a_notebook_that_does_not_exist_ends_in_one_line_and_code_2(runs):
     assert line.startswith("topgap: no notebook starts with '77': there are ")
 
 
+def test_a_table_that_was_not_made_ends_in_one_line_and_code_2(runs):
+    line = refused("tables", "6", "--profile", "smoke")
+    assert line.startswith(f"topgap: {results_folder('smoke') / 'table_6.csv'} does not exist: `to")
+
+
+def test_a_book_of_notebooks_that_were_not_run_ends_in_one_line_and_code_2(runs):
+    assert "is missing: `topgap run --profile smoke` makes it" in refused(
+        "book", "--profile", "smoke"
+    )
+
+
 def test_a_k_beyond_the_class_map_is_refused_when_the_map_is_seen(runs):
     result = topgap(*TINY, "--k", "9999")
     assert result.exit_code == 2
@@ -84,13 +104,12 @@ def test_a_command_line_that_makes_no_sense_shows_how_it_is_used(option):
     assert result.stderr.startswith("Usage: ")
 
 
-def test_a_failed_notebook_ends_in_code_1(monkeypatch):
-    from topgap_nb.workbook import runner
-
+@pytest.mark.parametrize("failure", [NotebookFailed, Diverged])
+def test_a_failed_notebook_or_training_ends_in_code_1(monkeypatch, failure):
     def fail(*args, **settings):
-        raise runner.NotebookFailed("01_a.ipynb, cell [3]: KeyError: 'ring'")
+        raise failure("01_a.ipynb, cell [3]: KeyError: 'ring'")
 
-    monkeypatch.setattr(runner, "run_book", fail)
+    monkeypatch.setattr("topgap_nb.workbook.runner.run_book", fail)
     result = topgap("run")
     assert result.exit_code == 1
     assert result.stderr == "topgap: 01_a.ipynb, cell [3]: KeyError: 'ring'\n"
@@ -98,12 +117,10 @@ def test_a_failed_notebook_ends_in_code_1(monkeypatch):
 
 @pytest.mark.parametrize("fault", [RuntimeError, ValueError, ZeroDivisionError])
 def test_a_fault_of_the_workbook_keeps_its_traceback(monkeypatch, fault):
-    from topgap_nb.workbook import runner
-
     def fail(*args, **settings):
         raise fault("a bug")
 
-    monkeypatch.setattr(runner, "run_book", fail)
+    monkeypatch.setattr("topgap_nb.workbook.runner.run_book", fail)
     assert isinstance(topgap("run").exception, fault)
 
 
@@ -122,10 +139,11 @@ def test_the_data_sets_are_listed_with_what_they_are():
     result = topgap("data", "list")
     assert result.exit_code == 0
     names = [line.split()[0] for line in result.stdout.splitlines()[:-1:2]]
-    assert names == list(topgap_nb.DATASETS)
-    planted, _, pneumonia = result.stdout.splitlines()[:3]
-    assert planted.startswith("planted          objects of known shape")
-    assert pneumonia.startswith("pneumonia        3,166 real paediatric chest radiographs")
+    assert names == list(topgap_nb.data_sets())
+    lines = result.stdout.splitlines()
+    planted = names.index("planted")
+    assert lines[2 * planted].endswith(topgap_nb.data_sets()["planted"].about)
+    assert lines[2 * planted + 1].strip() == "[needs no download]"
 
 
 def test_verify_counts_images_classes_and_masks():
@@ -134,7 +152,7 @@ def test_verify_counts_images_classes_and_masks():
     counts = [line.split() for line in result.stdout.splitlines()]
     assert [(row[1], row[2], row[4], row[6]) for row in counts] == [
         ("train", "2000", "8", "2000"),
-        ("select", "400", "8", "400"),
+        ("val", "400", "8", "400"),
         ("test", "800", "8", "800"),
     ]
 
@@ -143,19 +161,19 @@ def test_train_prints_the_accuracy_and_where_the_network_is(runs):
     result = topgap(*TINY, "--k", "4", "--sparsity-weight", "0.5")
     assert result.exit_code == 0, result.output
     *_, accuracy, folder = result.stdout.splitlines()
-    assert accuracy.startswith("planted topgap k=4 lambda=0.5 seed 0: accuracy on select 0.")
+    assert accuracy.startswith("planted topgap k=4 lambda=0.5 seed 0: accuracy on val 0.")
     assert accuracy.endswith("n = 400")
-    assert (runs / "models").samefile(Path(folder).parent)
+    assert (runs / "networks").samefile(Path(folder).parent)
     assert (Path(folder) / "model.safetensors").exists()
 
 
 def test_report_shows_every_verdict(runs):
-    choices = {"rule": "", "threshold": 0.0, "n": 624, "seeds": 3, "profile": "smoke"}
+    choices = {"rule": "", "threshold": 0.0, "n": 624, "n_trainings": 3, "profile": "smoke"}
     verdicts = [
         Verdict("02_training", "It is accurate.", effect=0.1, low=0.05, high=0.2, **choices),
         Verdict("02_training", "It is sparse.", effect=0.0, low=-0.1, high=0.1, **choices),
     ]
-    save_records(verdicts, "smoke", "02_training")
+    save_records(verdicts, records_folder("smoke") / "02_training.jsonl")
     assert topgap("report", "--profile", "smoke").stdout.splitlines() == [
         "02  supported     +0.100 [+0.050, +0.200]  n=624   trainings=3  It is accurate.",
         "02  inconclusive  +0.000 [-0.100, +0.100]  n=624   trainings=3  It is sparse.",
@@ -194,15 +212,15 @@ def test_every_public_name_resolves_and_says_what_it_is():
     assert dir(topgap_nb) == topgap_nb.__all__
     for name in topgap_nb.__all__:
         value = getattr(topgap_nb, name)
-        if inspect.isclass(value) or inspect.isfunction(value):
+        if callable(value):
             doc = value.__doc__ or ""
             assert doc.rstrip().count(" ") >= 3, name
             assert not doc.startswith(f"{name}("), name
         else:
-            assert isinstance(value, dict | str), name
+            assert isinstance(value, dict | str | tuple), name
             assert value, name
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'topgap_net'"):
+    with pytest.raises(AttributeError, match="No topgap_nb attribute topgap_net"):
         _ = topgap_nb.topgap_net

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from topgap_nb.errors import UserError
+from topgap_nb.errors import Diverged, NotebookFailed, UserError
 
 
 class _Friendly(click.Group):
@@ -20,9 +20,7 @@ class _Friendly(click.Group):
         except (UserError, CalledProcessError) as error:
             click.echo(f"topgap: {error}", err=True)
             sys.exit(2)
-        except (RuntimeError, ArithmeticError) as error:
-            if type(error).__name__ not in ("NotebookFailed", "Diverged"):
-                raise
+        except (NotebookFailed, Diverged) as error:
             click.echo(f"topgap: {error}", err=True)
             sys.exit(1)
 
@@ -38,6 +36,7 @@ def main() -> None:
     topgap train --profile paper --dry-run    the paper's runs, and their cost
     topgap data list              the data sets, their sizes and licences
     topgap report                 the scoreboard of the last run
+    topgap tables 6 a3            result tables as Markdown or LaTeX
     topgap book                   the executed notebooks as a site
     topgap student                the notebooks with the solutions left out
     """
@@ -51,9 +50,9 @@ def main() -> None:
 def run(profile: str, only: tuple[str, ...], force: bool, jobs: int | None) -> None:
     """Execute the notebooks headlessly.
 
-    A notebook is skipped when neither it, the package, its parameters nor its inputs changed since
-    it last succeeded. Trained networks are kept under runs/models and never trained twice. Stop at
-    any time; the same command goes on where it stopped.
+    A notebook is skipped when neither it, the code that it imports, its parameters nor its inputs
+    differ from those of a run that succeeded. Trained networks are kept under runs/networks and
+    never trained twice. Stop at any time; the same command goes on where it stopped.
     """
     from topgap_nb.workbook.runner import run_book
 
@@ -73,20 +72,24 @@ def run(profile: str, only: tuple[str, ...], force: bool, jobs: int | None) -> N
 @click.option("--dry-run", is_flag=True, help="Of a grid: print it, and its cost, measured here.")
 @click.option("--backbone", default="tf_efficientnet_lite0", show_default=True)
 @click.option("--head", default="topgap", show_default=True, help="standard or topgap.")
-@click.option("--k", default="1.0", show_default=True, help="Count (64) or share of the map (0.1).")
+@click.option("--k", default="1.0", show_default=True, help="64, 0.1, auto or learnt.")
 @click.option("--sparsity-weight", type=float, default=0.0, show_default=True, help="lambda.")
 @click.option("--image-size", type=int, default=96, show_default=True, help="Pixels per side.")
 @click.option("--epochs", type=int, default=3, show_default=True)
 @click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--lr", type=float, default=5e-4, show_default=True, help="Of pretrained layers.")
+@click.option("--head-lr", type=float, default=3e-3, show_default=True, help="Of new layers.")
 @click.option("--train-images", type=int, help="Use only so many.")
 @click.option("--pretrained/--scratch", default=True, show_default=True)
+@click.option("--precision", default="float32", show_default=True, help="float32 or bfloat16.")
+@click.option("--threads", type=int, default=1, show_default=True, help="CPU threads; 0: all.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def train(profile: str | None, engine: str, cores: int | None, dry_run: bool, **choices) -> None:
-    """Train one network, or find it trained, and print its accuracy on `select`.
+    """Train one network, or find it trained, and print its accuracy on `val`.
 
-    With --profile, train all runs of the profile's grid that are not finished: the other choices
-    are then the grid's. Stop at any time; the same command goes on where it stopped. --dry-run
-    takes minutes the first time: it times a training step of each kind of network on this machine.
+    With --profile, train all runs of the profile's grid that are not stored: the other choices are
+    then the grid's. Stop at any time; the same command resumes. --dry-run takes minutes the first
+    time: it opens the data and times a training step of each kind of network on this machine.
     """
     if profile:
         _train_grid(profile, choices["dataset"], engine, cores, dry_run)
@@ -97,28 +100,32 @@ def train(profile: str | None, engine: str, cores: int | None, dry_run: bool, **
 
 
 def _train_grid(profile: str, dataset: str | None, engine: str, cores: int | None, dry: bool):
-    from topgap_nb import grid_of, run_grid
-    from topgap_nb.experiments.estimate import estimate, report
-    from topgap_nb.experiments.records import hardware
+    from topgap_nb.cluster.cost import cost_report, predict_cost
+    from topgap_nb.cluster.grid import grid_of, run_grid
+    from topgap_nb.store.machine import hardware
+    from topgap_nb.training.profile import load_profile
 
-    specs = grid_of(profile, dataset)
+    loaded = load_profile(profile)
+    runs = grid_of(loaded, dataset)
     if dry:
-        click.echo("\n".join(report(estimate(profile, specs), hardware())))
-    elif run_grid(specs, engine, echo=click.echo, **({"cores": cores} if cores else {})):
+        click.echo("\n".join(cost_report(predict_cost(loaded, runs), hardware())))
+    elif run_grid(runs, engine, echo=click.echo, **({"cores": cores} if cores else {})):
         sys.exit(1)
 
 
-def _train_one(k: str, **choices) -> None:
-    from topgap_nb import RunSpec, clean_accuracy, predict, run_sets, shown, trained
-    from topgap_nb.experiments.parallel import is_main
+def _train_one(dataset: str, image_size: int, train_images: int | None, k: str, **choices) -> None:
+    from topgap_nb import TrainingSpec, clean_accuracy, format_interval, open_dataset, predict
+    from topgap_nb.training.loop import train_or_load
+    from topgap_nb.training.processes import is_main
 
-    run = trained(RunSpec(k=_number(k), **choices))
+    spec = TrainingSpec(k=_k(k), **choices)
+    data = open_dataset(dataset, image_size, train_images=train_images)
+    run = train_or_load(spec, data)
     if not is_main():
         return
-    select = run_sets(run.spec)["select"]
-    accuracy = clean_accuracy(predict(run.model, select), select.labels)
-    click.echo(f"{run.spec.title}: accuracy on select {shown(accuracy)}, n = {accuracy.n}")
-    click.echo(f"{run.folder}")
+    accuracy = clean_accuracy(predict(run.model, data.val), data.val.labels)
+    words = f"accuracy on val {format_interval(accuracy)}, n = {accuracy.n}"
+    click.echo(f"{dataset} {spec.title}: {words}\n{run.folder}")
 
 
 @main.group()
@@ -129,16 +136,13 @@ def data() -> None:
 @data.command("list")
 def list_data() -> None:
     """Print every data set, what it is, and where it lies."""
-    from topgap_nb import DATASETS
-    from topgap_nb.data import module_of, source_of
-    from topgap_nb.files import data_root
+    from topgap_nb.data.registry import data_sets
+    from topgap_nb.store.layout import data_root
 
-    width = max(map(len, DATASETS))
-    for name in DATASETS:
-        about = module_of(name).__doc__.strip().splitlines()[0].split(": ", 1)[1]
-        source = source_of(name)
-        where = "needs no download" if source is None else source.where() or "not here"
-        click.echo(f"{name:<{width}}  {about}\n{'':<{width}}  [{where}]")
+    width = max(map(len, data_sets()))
+    for name, entry in data_sets().items():
+        where = "needs no download" if not entry.source else entry.source.where() or "not here"
+        click.echo(f"{name:<{width}}  {entry.about}\n{'':<{width}}  [{where}]")
     click.echo(f"Data sets that are not embedded lie in {data_root()} ($TOPGAP_DATA).")
 
 
@@ -147,28 +151,27 @@ def list_data() -> None:
 def prepare(name: str) -> None:
     """Download a data set, or say how to get it.
 
-    A download that was cut off goes on where it stopped. Nothing is moved into place before its
+    A download that was cut off resumes where it stopped. Nothing is moved into place before its
     checksum is right and everything is unpacked.
     """
-    from topgap_nb.data import source_of
-    from topgap_nb.data.download import prepare
+    from topgap_nb.data.fetch.download import prepare
+    from topgap_nb.data.registry import find_set
 
-    source = source_of(name)
-    if source is None:
-        click.echo(f"{name} needs no download")
-    else:
+    if source := find_set(name).source:
         prepare(source, click.echo)
+    else:
+        click.echo(f"{name} needs no download")
 
 
 @data.command()
 @click.argument("name")
 def verify(name: str) -> None:
     """Check a data set's files and checksums, decode every image, and print what it holds."""
-    from topgap_nb.data import source_of
-    from topgap_nb.data.check import check_images
-    from topgap_nb.data.download import verify_files
+    from topgap_nb.data.fetch.download import verify_files
+    from topgap_nb.data.fetch.verify import check_images
+    from topgap_nb.data.registry import find_set
 
-    if source := source_of(name):
+    if source := find_set(name).source:
         click.echo(verify_files(source))
     for line in check_images(name):
         click.echo(line)
@@ -179,20 +182,42 @@ def verify(name: str) -> None:
 @click.option("--readme", is_flag=True, help="Also write the tables into README.md.")
 def report(profile: str, readme: bool) -> None:
     """Print the scoreboard: every hypothesis and what became of it."""
-    from topgap_nb import Verdict, load_records
+    from topgap_nb.results.records import load_verdicts
+    from topgap_nb.training.profile import load_profile
 
+    load_profile(profile)
     if readme:
         from topgap_nb.workbook.readme import fill_readme
 
         fill_readme(profile)
-
-    verdicts = [entry for entry in load_records(profile) if isinstance(entry, Verdict)]
-    width = max((len(v.outcome) for v in verdicts), default=0)
-    for v in verdicts:
+    board = load_verdicts(profile)
+    width = board.outcome.map(len).max() if len(board) else 0
+    for v in board.itertuples():
         click.echo(
             f"{v.notebook[:2]}  {v.outcome:<{width}}  {v.effect:+.3f} [{v.low:+.3f}, {v.high:+.3f}]"
-            f"  n={v.n:<5} trainings={v.seeds}  {v.hypothesis}"
+            f"  n={v.n:<5} trainings={v.n_trainings}  {v.hypothesis}"
         )
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.option("--profile", default="demo", show_default=True)
+@click.option("--latex", is_flag=True, help="LaTeX in place of Markdown.")
+def tables(names: tuple[str, ...], profile: str, latex: bool) -> None:
+    """Print result tables (6, a3, ...; all by default) as Markdown or LaTeX."""
+    import pandas as pd
+
+    from topgap_nb.results.tables import as_latex, as_markdown
+    from topgap_nb.store.layout import results_folder
+    from topgap_nb.training.profile import load_profile
+
+    folder = results_folder(load_profile(profile).name)
+    files = [folder / f"table_{name.lower()}.csv" for name in names]
+    for file in files or sorted(folder.glob("table_*.csv")):
+        if not file.exists():
+            raise UserError(f"{file} does not exist: `topgap run --profile {profile}` makes tables")
+        frame = pd.read_csv(file)
+        click.echo(f"{file.stem}\n\n{as_latex(frame) if latex else as_markdown(frame)}\n")
 
 
 @main.command()
@@ -215,16 +240,19 @@ def student(folder: str | None, handout: bool) -> None:
 @click.option("--profile", default="demo", show_default=True, help="Whose executed notebooks.")
 def book(profile: str) -> None:
     """Build the executed notebooks into a site that can be read offline."""
-    from topgap_nb.workbook.site import build_book
+    from topgap_nb.training.profile import load_profile
+    from topgap_nb.workbook.book import build_book
 
-    click.echo(f"open {build_book(profile)} in a browser")
+    click.echo(f"open {build_book(load_profile(profile).name)} in a browser")
 
 
-def _number(text: str) -> int | float:
+def _k(text: str) -> int | float | str:
+    if text in ("auto", "learnt"):
+        return text
     try:
         return int(text) if text.lstrip("-").isdigit() else float(text)
     except ValueError as error:
-        raise UserError(f"k = {text!r} is neither a count (64) nor a share (0.1)") from error
+        raise UserError(f"k = {text!r} is no count (64), share (0.1), auto or learnt") from error
 
 
 if __name__ == "__main__":

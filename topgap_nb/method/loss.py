@@ -1,4 +1,4 @@
-"""Cross-entropy with a sparsity term on the class maps: section 3.3 of the paper."""
+"""Cross-entropy with a sparsity term on the class maps: section 3.3 and Equation 1 of the paper."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from topgap_nb.errors import UserError
 
 
 class LossTerms(NamedTuple):
-    """The two terms of Equation 1, kept apart so that both can be watched."""
+    """The two terms of Equation 1, scalars: CE in nats, and ||X||_1 >= 0 with its weight lambda."""
 
     cross_entropy: Tensor
     sparsity: Tensor
@@ -17,26 +17,26 @@ class LossTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """lambda * ||X||_1 + CE, the quantity to descend on."""
+        """L = lambda * ||X||_1 + CE, which is minimised."""
         if not self.sparsity_weight:
             return self.cross_entropy
         return self.cross_entropy + self.sparsity_weight * self.sparsity
 
 
 def sparsity_loss(class_maps: Tensor, reduction: str = "mean") -> Tensor:
-    """Return the l1 norm of the class maps as one number, averaged over the batch.
+    """Return the l1 norm of the class maps, averaged over the batch: a scalar >= 0.
 
     Args:
-        class_maps: (N, C, h, w).
-        reduction: ``"mean"`` averages |X| over classes and positions too, so lambda does not depend
-            on the size of the map; ``"sum"`` adds |X| over them, which is ||X||_1 read literally.
+        class_maps: (N, C, h, w), unnormalised.
+        reduction: ``"mean"`` averages |X| over classes and positions too, so that lambda does not
+            depend on the size of the map; ``"sum"`` adds |X| over them: ||X||_1 read literally.
 
-    Returns:
-        Scalar >= 0; 0 means every map is empty.
+    Raises:
+        UserError: unknown reduction.
 
-    Source: paper, Equation 1. The paper does not say which reduction it used. ``mean`` is our
-    choice: with lambda = 1, the paper's value, the literal sum drives training to empty maps
-    (notebook 07 measures it).
+    Source: paper, Equation 1, which does not say which reduction it used. ``mean`` is our choice:
+    with lambda = 1, the paper's value, the literal sum drives training to empty maps (notebook 07
+    measures it).
 
     Example:
         >>> import torch
@@ -61,15 +61,11 @@ def top_gap_loss(
 
     Args:
         logits: (N, C), the pooled class maps.
-        class_maps: (N, C, h, w), the maps the sparsity term is taken on.
-        labels: (N,) class indices.
+        class_maps, reduction: X as in ``sparsity_loss``.
+        labels: y, (N,) class indices.
         sparsity_weight: lambda >= 0; the paper uses 1 for most data sets, 0 switches the term off.
-        reduction: see ``sparsity_loss``.
 
     Source: paper, Equation 1.
     """
-    return LossTerms(
-        cross_entropy=F.cross_entropy(logits, labels),
-        sparsity=sparsity_loss(class_maps, reduction),
-        sparsity_weight=sparsity_weight,
-    )
+    cross_entropy = F.cross_entropy(logits, labels)
+    return LossTerms(cross_entropy, sparsity_loss(class_maps, reduction), sparsity_weight)

@@ -1,7 +1,7 @@
 """Networks that classify through class maps: section 3.1 of the paper, and its baseline.
 
-Both networks take images in [0, 1], (N, 3, H, W), and share one face:
-``features`` -> ``class_maps`` -> ``pool`` -> logits, plus ``cam``.
+Both networks take images in [0, 1], (N, 3, H, W), and have the same methods:
+``features`` -> ``class_maps`` -> ``pool`` -> logits, and ``cam``.
 """
 
 import torch
@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
-from topgap_nb.method.choosing import make_pool
+from topgap_nb.method.backbones import create_backbone
+from topgap_nb.method.choose_k import make_pool
 from topgap_nb.method.pooling import is_average
-from topgap_nb.method.weights import create_backbone
 
 PYRAMID_WIDTH = 256
 # Which of timm's feature maps feed the pyramid; every other backbone gives its last four.
@@ -19,29 +19,35 @@ PYRAMID_MAPS = {"vgg11_bn": (2, 3, 4)}
 
 
 def explanation_map(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return maps upsampled to ``size``, then min-max scaled to [0, 1], each by itself.
+    """Return maps, (N, h, w), upsampled to ``size`` and then each min-max scaled to [0, 1].
 
-    Args:
-        maps: (N, h, w), one map per image.
-        size: (H, W) of the input image.
-
-    Returns:
-        (N, H, W); 1 is where the evidence is largest. A constant map, or one that is not finite,
-        says nothing about position and comes back as zeros.
+    1 is where the evidence is largest. A constant map, or one that is not finite, says nothing
+    about position and comes back as zeros.
 
     Source: paper, section 3.1 (mode "CAM"): bilinear upsampling first, scaling second.
     """
-    # Upsampling a constant leaves rounding, which scaling would blow up to a full map.
-    flat = maps.amin((1, 2), keepdim=True) == maps.amax((1, 2), keepdim=True)
+    # Upsampling a constant leaves rounding errors, which scaling would turn into a full map.
+    constant = maps.amin((1, 2), keepdim=True) == maps.amax((1, 2), keepdim=True)
     maps = F.interpolate(maps[:, None].float(), size, mode="bilinear")[:, 0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     scaled = (maps - low) / (high - low)
-    usable = torch.isfinite(scaled).all(dim=(1, 2), keepdim=True) & ~flat
+    usable = torch.isfinite(scaled).all(dim=(1, 2), keepdim=True) & ~constant
     return torch.where(usable, scaled, 0.0)
 
 
+def of_class(values: Tensor, logits: Tensor, class_idx: int | Tensor | None) -> Tensor:
+    """Return the values, (N, ...) of (N, C, ...), of one class per image; None: the predicted."""
+    if class_idx is None:
+        class_idx = logits.argmax(1)
+    class_idx = torch.as_tensor(class_idx, device=values.device).expand(len(values))
+    return values[torch.arange(len(values), device=values.device), class_idx]
+
+
 class MapClassifier(nn.Module):
-    """What standard and Top-GAP networks have in common: logits = pool(class_maps(images))."""
+    """What standard and Top-GAP networks share: logits = pool(class_maps(images)).
+
+    ``pool``, (N, C, h, w) to (N, C), can be swapped on a finished network.
+    """
 
     pool: nn.Module
 
@@ -52,6 +58,7 @@ class MapClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def normalised(self, images: Tensor) -> Tensor:
+        """Return images in [0, 1] in the units that the backbone was trained in."""
         return (images - self.mean) / self.std
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -74,14 +81,12 @@ class MapClassifier(nn.Module):
             images: (N, 3, H, W) in [0, 1].
             class_idx: the class to explain: one for all, (N,) one each, or None for the predicted.
 
-        Source: paper, section 3.1: pooling off, the class map upsampled and min-max scaled.
+        Source: paper, section 3.1: without pooling, the class map upsampled and min-max scaled.
+        For a standard network this is CAM, Definition 3 (Zhou et al. 2016,
+        https://arxiv.org/abs/1512.04150).
         """
         maps = self.class_maps(images)
-        if class_idx is None:
-            class_idx = self.pool(maps).argmax(1)
-        class_idx = torch.as_tensor(class_idx, device=maps.device).expand(len(maps))
-        chosen = maps[torch.arange(len(maps), device=maps.device), class_idx]
-        return explanation_map(chosen, images.shape[-2:])
+        return explanation_map(of_class(maps, self.pool(maps), class_idx), images.shape[-2:])
 
 
 class PyramidHead(nn.Module):
@@ -89,10 +94,16 @@ class PyramidHead(nn.Module):
 
     X = W * (sum_i up(K_i * f_i + b_i)) + b with 3x3 kernels K_i (D_i to 256 channels), bilinear
     upsampling to the largest map, and a 1x1 class convolution W. Nothing in it is non-linear, so
-    each W K_i is one 3x3 convolution from D_i to C channels that may run before the upsampling:
-    the same maps at a fraction of the cost while C < 256. The parameters stay the paper's.
+    each W K_i can be fused into one 3x3 convolution from D_i to C channels that runs before the
+    upsampling: the same maps for less work while C < 256.
 
-    Source: paper, section 3.1 and Figure 2; the fold is ours.
+    Args:
+        channels: D_i of each feature map, largest map first.
+        num_classes: C.
+        dropout: channel dropout before W, in [0, 1).
+
+    Source: paper, section 3.1 and Figure 2, after feature pyramids (Lin et al. 2017,
+    https://arxiv.org/abs/1612.03144). Ours: the fused computation, and a W that starts at zero.
     """
 
     def __init__(self, channels: list[int], num_classes: int, dropout: float = 0.0):
@@ -102,29 +113,29 @@ class PyramidHead(nn.Module):
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(PYRAMID_WIDTH, num_classes, kernel_size=1)
-        # An l1 term on random maps starves the head before it has learnt; empty maps cost nothing.
+        # On random maps the l1 term would shrink the head before it has learnt.
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
     @property
-    def folds(self) -> bool:
-        """Whether the folded path computes the same thing for less."""
+    def is_fused(self) -> bool:
+        """Whether ``forward`` takes the fused computation: where it is exact and cheaper."""
         dropping = self.training and self.dropout.p > 0
         return self.classifier.out_channels < PYRAMID_WIDTH and not dropping
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        return self.folded(features) if self.folds else self.unfolded(features)
+        """Return the class maps, (N, C, h, w), in the size of the largest feature map."""
+        return self._fused(features) if self.is_fused else self.unfused(features)
 
-    def unfolded(self, features: list[Tensor]) -> Tensor:
-        """Return the class maps as the paper draws them."""
+    def unfused(self, features: list[Tensor]) -> Tensor:
+        """Return the class maps as the paper draws them, layer by layer."""
         size = features[0].shape[-2:]
         total = sum(
             _upsampled(conv(f), size) for conv, f in zip(self.laterals, features, strict=True)
         )
         return self.classifier(self.dropout(total))
 
-    def folded(self, features: list[Tensor]) -> Tensor:
-        """Return the same maps through the composed kernels W K_i."""
+    def _fused(self, features: list[Tensor]) -> Tensor:
         size = features[0].shape[-2:]
         weight = self.classifier.weight.flatten(1)
         bias = self.classifier.bias + weight @ sum(conv.bias for conv in self.laterals)
@@ -146,11 +157,14 @@ class TopGapNet(MapClassifier):
         backbone: a timm architecture with ``features_only`` support.
         num_classes: C.
         k: pixel constraint of the pooling, a count or a float share of the map; ``"auto"`` to
-            choose it after training, ``"learnt"`` to learn one per class (see ``choosing``).
-        pretrained: ImageNet weights in the backbone (see ``weights.create_backbone``).
+            choose it after training, ``"learnt"`` to learn one per class (see ``choose_k``).
+        pretrained: ImageNet weights in the backbone (see ``create_backbone``).
         maps: how many of the backbone's last feature maps feed the pyramid, or timm's indices of
-            them; None takes the last four (VGG11-BN: the three of 256, 512 and 512 channels).
+            them; None takes the last four (VGG11-BN: ``PYRAMID_MAPS``).
         dropout: channel dropout before the class convolution, in [0, 1); optional in the paper.
+
+    Raises:
+        UserError: an unknown backbone, a ``k`` that fits no map, or no feature map for the pyramid.
 
     Source: paper, section 3.1, Figure 2, Table 1. Ours: the class convolution starts at zero.
 
@@ -169,9 +183,12 @@ class TopGapNet(MapClassifier):
         maps: int | tuple[int, ...] | None = None,
         dropout: float = 0.0,
     ):
-        net = create_backbone(
-            backbone, pretrained, features_only=True, out_indices=_map_indices(backbone, maps)
-        )
+        maps = PYRAMID_MAPS.get(backbone, 4) if maps is None else maps
+        if isinstance(maps, int):
+            if maps < 1:
+                raise UserError(f"maps = {maps}: the pyramid needs at least one feature map")
+            maps = range(-maps, 0)
+        net = create_backbone(backbone, pretrained, features_only=True, out_indices=tuple(maps))
         config = net.pretrained_cfg
         super().__init__(config["mean"], config["std"])
         self.backbone = net
@@ -185,25 +202,23 @@ class TopGapNet(MapClassifier):
         return self.head(self.features(images))
 
 
-def _map_indices(backbone: str, maps: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    if maps is None:
-        maps = PYRAMID_MAPS.get(backbone, 4)
-    if isinstance(maps, int):
-        if maps < 1:
-            raise UserError(f"maps = {maps}: the pyramid needs at least one feature map")
-        return tuple(range(-maps, 0))
-    return tuple(maps)
-
-
 class StandardNet(MapClassifier):
-    """The timm network as it is, with the face of ``TopGapNet``.
+    """The baseline: the timm network as it is, with the methods of ``TopGapNet``.
 
     Where the network ends in global average pooling and one linear layer, its class maps are that
-    layer applied at every position (Definition 3, CAM), and averaging them gives the logits. There
-    ``pool`` is ``TopKPool2d(1.0)`` and can be swapped. Other networks (VGG, ConvNeXt) have logits
-    and feature maps only: ``pool`` is None and ``class_maps`` raises.
+    layer applied at every position, and their average is the logits. There ``pool`` is
+    ``TopKPool2d(1.0)`` and can be swapped. Other networks (VGG, ConvNeXt) have logits and feature
+    maps only: ``pool`` is None and ``class_maps`` raises.
 
-    Source: paper, Definitions 2 and 3.
+    Args:
+        backbone, num_classes, k, pretrained: as in ``TopGapNet``; k = 1.0 is the network as
+            published.
+
+    Raises:
+        UserError: an unknown backbone, or another k than 1.0 for a network without class maps.
+
+    Source: paper, Definitions 2 (GAP) and 3 (CAM: Zhou et al. 2016,
+    https://arxiv.org/abs/1512.04150).
     """
 
     def __init__(
@@ -233,7 +248,7 @@ class StandardNet(MapClassifier):
         return self.maps_of(self.net.forward_features(self.normalised(images)))
 
     def maps_of(self, final: Tensor) -> Tensor:
-        """Return the class maps of X^(n): the linear layer at every position (Definition 3)."""
+        """Return the class maps, (N, C, h, w), of X^(n), (N, D, h, w) (Definition 3)."""
         linear = self.net.get_classifier()
         return F.conv2d(final, linear.weight[:, :, None, None], linear.bias)
 
@@ -247,7 +262,7 @@ def _ends_in_average_and_linear(net: nn.Module) -> bool:
     pooling, linear = getattr(net, "global_pool", None), net.get_classifier()
     if getattr(pooling, "pool_type", None) != "avg" or not isinstance(linear, nn.Linear):
         return False
-    # MobileNetV3 and its kin have another convolution between the average and the linear layer.
+    # Some networks, such as MobileNetV3, have a convolution between the average and this layer.
     layers = list(net.children())
     after = layers[layers.index(pooling) + 1 :]
     harmless = (nn.Identity, nn.Flatten, nn.Dropout)
@@ -257,12 +272,8 @@ def _ends_in_average_and_linear(net: nn.Module) -> bool:
 def build_model(
     head: str, backbone: str, num_classes: int, k: int | float | str = 1.0, pretrained: bool = False
 ) -> MapClassifier:
-    """Return a network by the name of its head: ``"standard"`` or ``"topgap"``.
-
-    Raises:
-        UserError: the head is neither, or see ``create_backbone``.
-    """
+    """Return a network by the name of its head, ``"standard"`` or ``"topgap"``."""
     heads = {"standard": StandardNet, "topgap": TopGapNet}
     if head not in heads:
         raise UserError(f"head {head!r} is unknown: use {' or '.join(heads)}")
-    return heads[head](backbone, num_classes=num_classes, k=k, pretrained=pretrained)
+    return heads[head](backbone, num_classes, k, pretrained)

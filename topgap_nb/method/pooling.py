@@ -1,4 +1,4 @@
-"""Top-k pooling of class maps: Definition 5 of the paper, its section 3.2."""
+"""Top-k pooling of class maps: section 3.2 and Definition 5 of the paper."""
 
 import operator
 import sys
@@ -9,29 +9,31 @@ from topgap_nb.errors import UserError
 
 
 def pixel_constraint(k: int | float, positions: int) -> int:
-    """Return ``k`` as a count of positions, from a count or from a share of the map.
+    """Return ``k`` as a count of class-map positions, from a count or from a share of the map.
 
     Args:
-        k: an integer is a count, 1..positions; a float is a share (``k_fraction``), in (0, 1].
-            So ``1`` is global max pooling and ``1.0`` is global average pooling.
+        k: an integer is a count, 1..positions; a float is a share (``k_fraction``), in (0, 1],
+            rounded to the nearest count, at least 1. So ``1`` is global max pooling and ``1.0`` is
+            global average pooling.
         positions: h * w of the class map.
 
-    Returns:
-        The count, at least 1. A share is rounded to the nearest count.
-
     Raises:
-        UserError: a ``ValueError`` that names ``k`` and ``positions``, when ``k`` is out of range
-            or neither a count nor a share.
+        UserError: ``k`` is out of range, or neither a count nor a share.
+
+    Source: paper, section 3.2 (the pixel constraint). Shares are ours: a count of positions means
+    another part of the image on a map of another size.
 
     Example:
         >>> pixel_constraint(0.25, 576), pixel_constraint(64, 576), pixel_constraint(1.0, 576)
         (144, 64, 576)
     """
+    # A layer that has not seen a map yet can check the lower bound only.
+    largest = "h*w" if positions == sys.maxsize else str(positions)
     if isinstance(k, float):
         if not 0.0 < k <= 1.0:
             raise UserError(
-                f"k = {k} is neither a count nor a share: give an integer from 1 to "
-                f"{_words(positions)} or a float in (0, 1]"
+                f"k = {k} is neither a count nor a share: give an integer from 1 to {largest} or a "
+                f"float in (0, 1]"
             )
         return max(1, round(k * positions))
     try:
@@ -40,37 +42,27 @@ def pixel_constraint(k: int | float, positions: int) -> int:
         count = 0
     if isinstance(k, bool) or not 1 <= count <= positions:
         raise UserError(
-            f"k = {k!r} does not fit a class map of {_words(positions)} positions: "
-            f"give an integer from 1 to {_words(positions)}, or a float share in (0, 1]"
+            f"k = {k!r} does not fit a class map of {largest} positions: give an integer from 1 to "
+            f"{largest}, or a float share in (0, 1]"
         )
     return count
 
 
-def _words(positions: int) -> str:
-    return "h*w" if positions == sys.maxsize else str(positions)
-
-
 def is_average(k: int | float) -> bool:
-    """Return whether ``k`` is the share 1.0, every position; the count 1 equals it, but is not."""
+    """Return whether ``k`` is average pooling on every map: the share 1.0, not the count 1."""
     return isinstance(k, float) and k == 1.0
 
 
 def top_k_pool(class_maps: Tensor, k: int | float) -> Tensor:
-    """Return the mean of the k largest values of each class map.
+    """Return the mean of the k largest values of each class map: (N, C), in the units of the maps.
 
     Top-GAP(X, k)_t = 1/k * sum_{i=1..k} X_(i),t, with X_(1),t >= X_(2),t >= ... the sorted values
-    of class map t. Each class picks its own positions. k = h*w is global average pooling (GAP) and
-    k = 1 global max pooling. The gradient is 1/k at the chosen positions and 0 elsewhere.
+    of class map t. Each class picks its own positions. The gradient is 1/k at the chosen positions
+    and 0 elsewhere.
 
     Args:
         class_maps: (N, C, h, w), unnormalised.
-        k: pixel constraint, a count 1..h*w, or a share as a float in (0, 1].
-
-    Returns:
-        (N, C) scores, in the units of the maps.
-
-    Raises:
-        UserError: when k does not fit the maps (see ``pixel_constraint``).
+        k: a count or a share, as in ``pixel_constraint``, which raises for one that does not fit.
 
     Source: paper, Definition 5.
 
@@ -87,14 +79,13 @@ def top_k_pool(class_maps: Tensor, k: int | float) -> Tensor:
 
 
 class TopKPool2d(nn.Module):
-    """Top-k pooling as a layer: (N, C, h, w) to (N, C). See ``top_k_pool``.
+    """``top_k_pool`` as a layer: (N, C, h, w) to (N, C).
 
     ``k`` is a plain attribute: assign to it to pool the same trained maps differently.
     """
 
     def __init__(self, k: int | float):
         super().__init__()
-        # Only a lower bound can be checked before a map is seen.
         pixel_constraint(k, sys.maxsize)
         self.k = k
 

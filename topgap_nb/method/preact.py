@@ -1,11 +1,11 @@
 """PreAct ResNet-18 for 32-pixel images: the network of Table 3, which timm lacks.
 
-A 3x3 stem at full resolution and four stages of two blocks, so maps of 32, 16, 8 and 4 positions a
-side; in each block, normalisation and ReLU come before the convolution, and the last map passes
-through one more of both. Importing this module makes the networks known to timm.
+A 3x3 stem at full resolution and four stages of two blocks, so that the maps have 32, 16, 8 and 4
+positions a side. In each block, normalisation and ReLU come before the convolution, and the last
+map passes through one more of both. Importing this module registers the networks with timm.
 
-Source: He et al., Identity mappings in deep residual networks, 2016; the paper names the network
-and nothing more. The widths are those usual on CIFAR-10.
+Source: He et al. 2016, https://arxiv.org/abs/1603.05027. The paper names the network and nothing
+more; the widths are those usual on CIFAR-10.
 """
 
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-BLOCKS = 2
 
 
 class PreActBlock(nn.Module):
@@ -32,34 +31,32 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = F.relu(self.bn1(x))
-        kept = x if self.shortcut is None else self.shortcut(activated)
-        return self.conv2(F.relu(self.bn2(self.conv1(activated)))) + kept
+        straight = x if self.shortcut is None else self.shortcut(activated)
+        return self.conv2(F.relu(self.bn2(self.conv1(activated)))) + straight
 
 
 class PreActResNet(nn.Module):
-    """The network, with the methods that timm's feature extraction and our models call.
+    """PreAct ResNet, with the methods that timm's feature extraction and our models call.
 
     Args:
         width: channels of the first stage; each further stage has twice as many.
         num_classes: of the linear layer; 0 leaves it out.
-        in_chans: channels of the image.
     """
 
-    def __init__(self, width: int = 64, num_classes: int = 10, in_chans: int = 3, **_):
+    def __init__(self, width: int = 64, num_classes: int = 10, **_):
         super().__init__()
         self.num_classes = num_classes
         widths = [width * 2**stage for stage in range(4)]
-        self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.layers = nn.ModuleList()
         channels = width
         for stage, out in enumerate(widths):
-            blocks = []
-            for block in range(BLOCKS):
-                stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(PreActBlock(channels, out, stride))
-                channels = out
-            self.layers.append(nn.Sequential(*blocks))
+            first = PreActBlock(channels, out, stride=2 if stage else 1)
+            self.layers.append(nn.Sequential(first, PreActBlock(out, out, stride=1)))
+            channels = out
         self.norm = nn.BatchNorm2d(channels)
+        # A layer, so that methods that explain a layer can reach the last map.
+        self.act = nn.ReLU()
         self.global_pool = SelectAdaptivePool2d(pool_type="avg", flatten=True)
         self.fc = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
         self.num_features = channels
@@ -67,6 +64,7 @@ class PreActResNet(nn.Module):
             {"num_chs": out, "reduction": 2**stage, "module": f"layers.{stage}"}
             for stage, out in enumerate(widths)
         ]
+        self.feature_info[-1]["module"] = "act"
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -75,45 +73,33 @@ class PreActResNet(nn.Module):
         """Return the linear layer."""
         return self.fc
 
-    def forward_intermediates(
-        self, x: Tensor, indices=None, norm: bool = True, intermediates_only: bool = False, **_
-    ):
-        """Return (last map, maps of the stages ``indices``), as timm's networks do.
-
-        The last stage's map is the normalised and activated one, which the classifier reads.
-        """
+    def forward_intermediates(self, x: Tensor, indices=None, intermediates_only=False, **_):
+        """Return (last map, maps of the stages ``indices``), the last normalised and activated."""
         wanted = self._stages(indices)
         x, maps = self.conv1(x), []
         for stage, layer in enumerate(self.layers):
             x = layer(x)
             if stage == len(self.layers) - 1:
-                x = F.relu(self.norm(x))
+                x = self.act(self.norm(x))
             if stage in wanted:
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
 
-    def prune_intermediate_layers(self, indices=1, prune_norm: bool = False, prune_head=True):
+    def prune_intermediate_layers(self, indices=None, **_):
         """Drop the classifier, which a feature extractor does not need; return the stages taken."""
-        if prune_head:
-            self.fc = nn.Identity()
+        self.fc = nn.Identity()
         return self._stages(indices)
 
     def _stages(self, indices) -> list[int]:
         count = len(self.layers)
-        if indices is None or isinstance(indices, int):
-            return list(range(count))[-(indices or count) :]
-        return [index % count for index in indices]
+        return [index % count for index in (range(count) if indices is None else indices)]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map, (N, 8 width, h/8, w/8)."""
-        return self.forward_intermediates(x, indices=1)[0]
-
-    def forward_head(self, x: Tensor) -> Tensor:
-        """Return the logits of the last map."""
-        return self.fc(self.global_pool(x))
+        return self.forward_intermediates(x)[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        return self.fc(self.global_pool(self.forward_features(x)))
 
 
 _CONFIG = {
@@ -140,5 +126,5 @@ def preact_resnet18(pretrained: bool = False, **options) -> nn.Module:
 
 @register_model
 def preact_resnet18_quarter(pretrained: bool = False, **options) -> nn.Module:
-    """Return PreAct ResNet-18 at a quarter of its width, 16 to 128 channels: for a CPU."""
+    """Return PreAct ResNet-18 at a quarter of its width, 16 to 128 channels, for CPUs."""
     return _create("preact_resnet18_quarter", 16, pretrained, **options)

@@ -1,140 +1,152 @@
-"""What a notebook writes into: its records, tables, figures and verdicts."""
+"""The book: executed notebooks, the glossary and the functions as a site that needs no net.
 
-import os
-from hashlib import sha256
+``docs/`` holds Sphinx's settings and the pages that are written by hand.
+"""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from itertools import groupby
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import pandas as pd
-import torch
-from IPython.display import Markdown, display
+import nbformat
 
-from topgap_nb.experiments.recipes import threads_of
-from topgap_nb.experiments.records import (
-    Record,
-    Verdict,
-    hardware,
-    save_records,
-    versions,
+from topgap_nb.errors import UserError
+from topgap_nb.store.fingerprint import public_names
+from topgap_nb.store.layout import NOTEBOOKS, PROJECT, executed_folder, results_folder, runs_root
+from topgap_nb.workbook.notebooks import all_notebooks
+from topgap_nb.workbook.readme import verdict_table
+from topgap_nb.workbook.student import exercise_part
+
+DOCS = PROJECT / "docs"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# A cell of nothing else: lines of an import, over several lines in parentheses, and empty ones.
+IMPORTS = re.compile(r"(?:(?:(?:import|from) .*|[ )].*)?\n?)+")
+NO_PROSE = (
+    r"(?s:```.*?```)|\$\$[^$]+\$\$|\$[^$\n]+\$|`[^`\n]*`|\[[^\]]*\]\([^)]*\)|<[^>]*>|^[#|].*$"
 )
-from topgap_nb.files import ROOT, runs_root
-from topgap_nb.measures.scores import Estimate
-from topgap_nb.workbook.figures import save_figure, set_style
-from topgap_nb.workbook.tables import readable, result_table, save_table
-
-# Set in the kernels that ``topgap run`` starts.
-BY_RUNNER = "TOPGAP_RUNNER"
+FLAGS = re.MULTILINE | re.IGNORECASE
 
 
-def outputs_folder(profile: str, data_folder: str = "") -> Path:
-    """Return where a profile's tables and figures go; smoke numbers never reach ``figures/``.
-
-    What is made from a person's own ``data_folder`` goes to ``runs/own/<its name>-<a hash>``, so
-    that it is neither committed nor mixed with the workbook's results.
-    """
-    if data_folder:
-        path = Path(data_folder).expanduser().resolve()
-        return runs_root() / "own" / f"{path.name}-{sha256(str(path).encode()).hexdigest()[:6]}"
-    return runs_root() / "smoke" / "figures" if profile == "smoke" else ROOT / "figures" / profile
-
-
-class Book:
-    """The results of one notebook run.
-
-    What ``topgap run`` executes writes the results of its profile. What a person runs, perhaps with
-    other parameters, goes to ``runs/<profile>/interactive``, so that playing changes no result.
+def build_book(profile: str = "demo", target: Path | None = None) -> Path:
+    """Build the site from a profile's executed notebooks; return its first page.
 
     Args:
-        notebook: its file name without the suffix.
-        profile: the profile it runs under; names the folders that results go to.
-        data_folder: a person's own folder of images, whose results are kept apart.
+        profile: ``topgap run --profile`` must have run it.
+        target: where the site goes; by default ``runs/<profile>/book``.
+
+    Raises:
+        UserError: a notebook has not been executed, or Sphinx warns, for example of a broken link.
+    """
+    executed, results = executed_folder(profile), results_folder(profile)
+    chapters = [executed / path.name for path in all_notebooks()]
+    pictured = results / "scoreboard.png"
+    for path in (*chapters, pictured, results / "scoreboard.csv"):
+        if not path.exists():
+            raise UserError(f"{path} is missing: `topgap run --profile {profile}` makes it")
+    target = target or runs_root() / profile / "book"
+    source = runs_root() / profile / "book_source"
+    for folder in (source, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(DOCS, source)
+    shutil.copy(pictured, source)
+    terms = re.findall(r"^(\S.*)\n  ", (DOCS / "glossary.md").read_text(), flags=re.MULTILINE)
+    for path in chapters:
+        page = readable_copy(nbformat.read(path, as_version=4), terms)
+        page.cells[0].source = page.cells[0].source.replace("# ", f"# {path.name[:2]} · ", 1)
+        nbformat.write(page, source / path.name)
+    teaching = (NOTEBOOKS / "README.md").read_text().replace("(../README.md", "(index.md")
+    (source / "teaching.md").write_text(teaching)
+    (source / "verdicts.md").write_text(_unbroken(verdict_table(results, notebooks="")))
+    (source / "functions.md").write_text(functions_page())
+    sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    built = subprocess.run([*sphinx, str(source), str(target)], capture_output=True, text=True)
+    if built.returncode:
+        raise UserError(f"the book could not be built:\n{built.stderr.strip()}")
+    return target / "index.html"
+
+
+def functions_page() -> str:
+    """Return the page of all public names, by room, for Sphinx's autosummary."""
+    page = "# Functions\n\nEverything that can be imported from `topgap_nb`, by room.\n"
+    for room, names in groupby(public_names().items(), key=lambda item: item[1].split(".")[1]):
+        listed = "\n".join(f"   ~topgap_nb.{name}" for name, _ in names)
+        page += (
+            f"\n## {room}\n\n```{{eval-rst}}\n.. autosummary::\n   :toctree: functions\n"
+            f"   :template: entry.rst\n   :nosignatures:\n\n{listed}\n```\n"
+        )
+    return page
+
+
+def readable_copy(book: nbformat.NotebookNode, terms: list[str]) -> nbformat.NotebookNode:
+    """Prepare an executed notebook for readers.
+
+    Stills for widgets, imports and solutions folded, the first mention of each of the glossary's
+    ``terms`` linked, and of the injected parameters those that differ from the declared ones.
+    """
+    unseen, declared = {term.lower(): term for term in terms}, []
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = link_terms(cell.source, unseen)
+            continue
+        tags, part = cell.metadata.get("tags", []), exercise_part(cell)
+        if "parameters" in tags:
+            declared = _statements(cell.source)
+        if "injected-parameters" in tags:
+            # Where the results went is a matter of this machine.
+            changed = [line for line in _statements(cell.source) if line not in declared]
+            cell.source = "\n".join(li for li in changed if not li.startswith("RESULTS ="))
+        if part == "solution":
+            cell.metadata["tags"] = [*tags, "hide-cell"]
+        elif part == "check" or IMPORTS.fullmatch(cell.source):
+            cell.metadata["tags"] = [*tags, "hide-input"]
+            about = {"code_prompt_show": "Show the code", "code_prompt_hide": "Hide the code"}
+            cell.metadata["mystnb"] = about
+        # A widget without a still is a progress bar.
+        cell.outputs = [
+            out for out in cell.outputs
+            if WIDGET not in out.get("data", {}) or "image/png" in out.data
+        ]  # fmt: skip
+        for out in cell.outputs:
+            data = out.get("data", {})
+            data.pop(WIDGET, None)
+            if "text/html" in data:
+                data["text/html"] = _unbroken(data["text/html"])
+            if alt := out.get("metadata", {}).get("image/png", {}).get("alt"):
+                cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    book.cells = [cell for cell in book.cells if cell.source]
+    return book
+
+
+def link_terms(text: str, unseen: dict[str, str]) -> str:
+    """Return Markdown prose with the first mention of each term as a ``{term}`` of the glossary.
+
+    Headings, tables, code, formulas and existing links stay as they are.
+
+    Args:
+        text: the source of one Markdown cell.
+        unseen: {term in lower case: term}; those that are linked are taken out.
     """
 
-    def __init__(self, notebook: str, profile: str, data_folder: str = ""):
-        self.notebook, self.profile = notebook, profile
-        self.folder, self.records = outputs_folder(profile, data_folder), None
-        if data_folder:
-            self.records = self.folder / "records.jsonl"
-        elif BY_RUNNER not in os.environ:
-            self.folder = runs_root() / profile / "interactive"
-            self.records = self.folder / "records" / f"{notebook}.jsonl"
-        # For what is made and neither shown nor committed, as networks.
-        self.workplace = self.folder if data_folder else runs_root() / profile / "work" / notebook
-        self.entries: list[Record | Verdict] = []
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(threads_of(profile))
-        set_style()
+    def link(found: re.Match) -> str:
+        term = unseen.pop((found["term"] or "").lower(), None)
+        return f"{{term}}`{found[0]} <{term}>`" if term else found[0]
 
-    def record(
-        self,
-        table: str,
-        quantity: str,
-        value: Estimate | float,
-        n: int = 0,
-        seeds: int = 1,
-        paper: float | None = None,
-        **settings,
-    ) -> Record:
-        """Record one measured number. A plain number has no interval; give its ``n``."""
-        if not isinstance(value, Estimate):
-            value = Estimate(float(value), float(value), float(value), n)
-        entry = Record(
-            self.notebook, table, quantity, *value, seeds, self.profile, paper, settings,
-            hardware(), versions(),
-        )  # fmt: skip
-        self._add(entry)
-        return entry
+    # A name with capitals is not the word: Square, and a square.
+    wanted = "|".join(
+        re.escape(term) if term.islower() else f"(?-i:{re.escape(term)})"
+        for term in sorted(unseen.values(), key=len, reverse=True)
+    )
+    return re.sub(rf"{NO_PROSE}|(?<![\w-])(?P<term>{wanted})(?![\w-])", link, text, flags=FLAGS)
 
-    def verdict(
-        self,
-        hypothesis: str,
-        rule: str,
-        effect: Estimate,
-        threshold: float = 0.0,
-        seeds: int = 1,
-        paper_effect: float | None = None,
-    ) -> Markdown:
-        """Record and show what became of a hypothesis."""
-        entry = Verdict(
-            self.notebook, hypothesis, rule, effect.value, effect.low, effect.high, threshold,
-            effect.n, seeds, self.profile, paper_effect, hardware(),
-        )  # fmt: skip
-        self._add(entry)
-        return Markdown(
-            f"**{entry.outcome.capitalize()}.** {hypothesis} Effect {effect.value:+.3f} "
-            f"[{effect.low:+.3f}, {effect.high:+.3f}] against a threshold of {threshold:+.3f}; "
-            f"n = {effect.n}, trainings = {seeds}."
-        )
 
-    def table(self, number: str, keep: bool = True) -> pd.DataFrame:
-        """Save the table of the paper's ``number`` from the records so far, and return its view."""
-        frame = result_table([e for e in self.entries if isinstance(e, Record)], number)
-        if keep:
-            save_table(frame, self.folder, f"table_{number}", self.provenance(number))
-        # Row numbers mean nothing to a reader.
-        return readable(frame).set_axis([""] * len(frame))
+def _statements(source: str) -> list[str]:
+    return [ast.unparse(node) for node in ast.parse(source).body]
 
-    def figure(self, fig: plt.Figure, name: str, alt: str) -> None:
-        """Save a figure as PNG and PDF with its description, and show it once."""
-        save_figure(fig, self.folder / name, alt)
-        display(fig, metadata={"image/png": {"alt": alt}})
-        plt.close(fig)
 
-    def provenance(self, number: str) -> str:
-        """Say how the numbers of a table were made, in one line."""
-        rows = [e for e in self.entries if isinstance(e, Record) and e.table == number]
-        seeds = sorted({r.seeds for r in rows})
-        trainings = "/".join(map(str, seeds))
-        return (
-            f"Profile {self.profile}; trainings per number: {trainings}; "
-            f"intervals 95 %; hardware: {hardware()}."
-        )
-
-    def say(self, text: str) -> Markdown:
-        """Return prose whose numbers were filled in from records."""
-        return Markdown(text)
-
-    def _add(self, entry: Record | Verdict) -> None:
-        self.entries.append(entry)
-        # Written each time: an interrupted notebook leaves the records of what it finished.
-        save_records(self.entries, self.profile, self.notebook, self.records)
+def _unbroken(text: str) -> str:
+    """Keep intervals on one line: a narrow column may break before them, not inside."""
+    return re.sub(r"\[(\S+), (\S+)\]", r"[\1,&nbsp;\2]", text)

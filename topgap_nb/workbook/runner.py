@@ -1,43 +1,44 @@
-"""The strict papermill runner: what a notebook was promised, it gets; what it promised, it gives.
+"""The strict papermill runner: parameters that a notebook knows, outputs that it promised.
 
 papermill only warns about a parameter that a notebook does not know, and has no idea of caching or
 promised outputs. Here a run fails on an unknown, unread or wrongly typed parameter and on a missing
-output, and a notebook is skipped when nothing it depends on has changed since it last succeeded.
+output. An executed notebook is an entry of the store: it is executed again only when its source,
+its parameters, the code that it imports, its data or the paper's numbers have changed.
 """
 
-import ast
-import hashlib
+import inspect
 import json
 import os
-import re
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 
-from topgap_nb.data import identity
-from topgap_nb.errors import UserError
-from topgap_nb.experiments.recipes import (
-    LAST,
-    NUMBERED,
-    profile_file,
-    read_profile,
-    side_by_side,
-    threads_of,
+from topgap_nb.data.registry import data_sets
+from topgap_nb.errors import NotebookFailed, UserError
+from topgap_nb.store import layout, store
+from topgap_nb.store.fingerprint import code_fingerprint, imported_modules, source_hash
+from topgap_nb.store.machine import hardware, versions
+from topgap_nb.training.profile import DATA_FIELDS, DEFAULT, Profile, load_profile
+from topgap_nb.workbook.notebooks import (
+    all_notebooks,
+    check_parameters,
+    chosen_notebooks,
+    declared_parameters,
+    promised_outputs,
 )
-from topgap_nb.files import ROOT, runs_root, write_atomic
-from topgap_nb.workbook.book import BY_RUNNER, outputs_folder
 
-NOTEBOOKS = ROOT / "notebooks"
+# The notebook that reads the others' records, and so runs after them.
+SCOREBOARD = "90"
 WHOLE = "whole"
 # Feature maps come and go by the hundred megabytes. With large pages, and memory kept rather than
-# given back to the system each time, an attack takes about 0.7 of its time (benchmarks/memory.py).
+# returned to the system each time, an attack takes about 0.7 of its time (benchmarks/memory.py).
 # A C library that does not know these words passes over them.
 ALLOCATION = ":".join(
     f"glibc.malloc.{name}"
@@ -45,144 +46,23 @@ ALLOCATION = ":".join(
 )
 
 
-class NotebookFailed(RuntimeError):
-    """A notebook raised, ran too long, or did not write what it promised."""
+class Executed(NamedTuple):
+    """An executed notebook: a folder with ``notebook.ipynb``, ``records/`` and its outputs."""
+
+    folder: Path
+    seconds: float
 
 
-@dataclass(frozen=True)
-class Profile:
-    """What a profile says: a time limit per cell, recipes, and each notebook's parameters.
-
-    ``first`` names the notebooks that take longest: started last, one of them would run on alone.
-    ``only`` names the notebooks that it is for, by their beginnings; empty is all.
-    """
-
-    name: str
-    cell_seconds: int
-    parameters: dict[str, dict]
-    recipes: dict[str, dict]
-    first: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
+def _write(executed: Executed, folder: Path) -> None:
+    shutil.copytree(executed.folder, folder, dirs_exist_ok=True)
+    (folder / "seconds.json").write_text(json.dumps(round(executed.seconds, 1)))
 
 
-def load_profile(name: str) -> Profile:
-    """Read ``notebooks/profiles/<name>.yaml``.
-
-    Raises:
-        UserError: no such profile, not valid YAML, or an entry that names no notebook.
-    """
-    content = read_profile(name)
-    path = profile_file(name)
-    try:
-        parameters = {key: value or {} for key, value in content["notebooks"].items()}
-        seconds = int(content["cell_seconds"])
-        first, only = (tuple(content.get(key, ())) for key in ("first", "only"))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{path} needs `cell_seconds` and `notebooks` (name: parameters): {error!r}"
-        ) from error
-    unknown = {*parameters, *first} - {path.stem for path in all_notebooks()}
-    if unknown:
-        raise UserError(f"{path} names {sorted(unknown)}, which are no notebooks")
-    return Profile(name, seconds, parameters, content["recipes"], first, only)
+def _read(folder: Path) -> Executed:
+    return Executed(folder, json.loads((folder / "seconds.json").read_text()))
 
 
-def all_notebooks() -> list[Path]:
-    """Return the numbered notebooks in reading order."""
-    return sorted(NOTEBOOKS.glob(NUMBERED))
-
-
-def chosen_notebooks(only: tuple[str, ...]) -> list[Path]:
-    """Return the notebooks whose names start with one of ``only``; all when it is empty.
-
-    Raises:
-        UserError: a name fits no notebook.
-    """
-    names = all_notebooks()
-    for wanted in only:
-        if not any(path.stem.startswith(wanted) for path in names):
-            raise UserError(
-                f"no notebook starts with {wanted!r}: there are "
-                f"{', '.join(path.stem for path in names)}"
-            )
-    return [p for p in names if not only or any(p.stem.startswith(w) for w in only)]
-
-
-def declared_parameters(book: nbformat.NotebookNode) -> dict:
-    """Return the names and default values of the cell tagged ``parameters``.
-
-    Raises:
-        UserError: there is no such cell, or it holds anything but literals.
-    """
-    for cell in book.cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            break
-    else:
-        raise UserError("the notebook has no cell tagged `parameters`")
-    found = {}
-    for node in ast.parse(cell.source).body:
-        try:
-            (target,) = node.targets
-            found[target.id] = ast.literal_eval(node.value)
-        except (AttributeError, ValueError) as error:
-            raise UserError(
-                f"line {node.lineno} of the parameters cell is not `NAME = literal`"
-            ) from error
-    return found
-
-
-def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> None:
-    """Refuse parameters that the notebook does not declare, does not read, or types otherwise.
-
-    Raises:
-        UserError: with the name, and what would be right.
-    """
-    try:
-        declared = declared_parameters(book)
-        read = {
-            node.id
-            for cell in book.cells
-            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
-            for node in ast.walk(ast.parse(cell.source))
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-        }
-    except (UserError, SyntaxError) as error:
-        raise UserError(f"{where}: {error}") from error
-    for name, value in given.items():
-        if name not in declared:
-            raise UserError(
-                f"{where}: parameter {name!r} is unknown; it declares {', '.join(declared)}"
-            )
-        if not _same_type(value, declared[name]):
-            raise UserError(
-                f"{where}: {name} = {value!r} is {type(value).__name__}, its default "
-                f"{declared[name]!r} is {type(declared[name]).__name__}"
-            )
-    for name in declared:
-        if name not in read:
-            raise UserError(f"{where}: parameter {name} is declared and never read")
-
-
-def _same_type(value, default) -> bool:
-    if type(value) is not type(default):
-        return type(value) is int and type(default) is float
-    if isinstance(value, list) and value and default:
-        return all(_same_type(item, default[0]) for item in value)
-    return True
-
-
-def promised_outputs(book: nbformat.NotebookNode, always: bool = False) -> list[str]:
-    """Return the file names in the ``Outputs`` row of the at-a-glance table.
-
-    Args:
-        always: leave out those after the words "with masks", which some data sets do not have.
-    """
-    for cell in book.cells:
-        row = re.search(r"^\|\s*Outputs\s*\|(.*)\|\s*$", cell.source, re.MULTILINE)
-        if cell.cell_type == "markdown" and row:
-            names = row[1].partition("with masks")[0] if always else row[1]
-            return re.findall(r"`([\w.]+\.(?:csv|png|html))`", names)
-    return []
+NOTEBOOKS = store.Kind("notebooks", _write, _read)
 
 
 def run_book(
@@ -190,20 +70,20 @@ def run_book(
     only: tuple[str, ...] = (),
     force: bool = False,
     jobs: int | None = None,
-    echo=print,
+    echo: Callable[[str], None] = print,
 ) -> None:
     """Execute notebooks, several at a time; start none after one has failed.
 
     A notebook alone leaves a core idle while it imports and draws, and a network trains faster on
-    two cores as two networks on one each. They share trained networks: who needs one that another
-    is training waits for it. They start in order, but for those that the profile puts first when
-    several run at a time. The scoreboard reads what all others wrote, so it runs last.
+    two cores as two networks on one each. They share trained networks: a notebook that needs one
+    that another is training waits for it. They start in order, but for those that the profile puts
+    first when several run at a time. The scoreboard reads what all others wrote, so it runs last.
 
     Args:
-        profile_name: ``smoke``, ``demo`` or ``paper``.
+        profile_name: for example ``smoke``, ``demo`` or ``paper``.
         only: beginnings of notebook names; empty runs all that the profile is for.
-        force: also run notebooks for which nothing changed.
-        jobs: how many run at a time; by default one per core up to 4, or one where there is a GPU.
+        force: also execute notebooks for which nothing changed.
+        jobs: how many run at a time; by default as many as there are cores for, or one on a GPU.
         echo: where the progress lines go.
 
     Raises:
@@ -211,78 +91,107 @@ def run_book(
         NotebookFailed: names the notebook, the cell, the error, and the executed copy.
     """
     profile = load_profile(profile_name)
+    _check_names(profile)
     books = [
         (path, nbformat.read(path, as_version=4)) for path in chosen_notebooks(only or profile.only)
     ]
     for path, book in books:
-        check_parameters(book, profile.parameters.get(path.stem, {}), path.name)
-    _check_writable(outputs_folder(profile.name), runs_root() / profile.name)
+        check_parameters(book, _parameters(path, profile), path.name)
+    _check_writable(layout.results_folder(profile.name), layout.runs_root() / profile.name)
+    if note := layout.first_edition_note():
+        echo(note)
     start = time.perf_counter()
     failed = threading.Event()
-
-    def is_current(path: Path, book: nbformat.NotebookNode, state: str) -> bool:
-        stamp, results = _stamp(profile.name, path.stem), _results(profile, path.stem)
-        return not force and _is_current(stamp, state, book, results)
-
-    jobs = jobs or side_by_side(profile.name)
 
     def run_one(number: int, path: Path, book: nbformat.NotebookNode) -> bool:
         if failed.is_set():
             return False
         label = f"[{number}/{len(books)}] {path.stem}"
-        state = _state(path, book, profile)
-        if is_current(path, book, state):
-            echo(f"{label:<40} unchanged, skipped")
-            return False
-        echo(f"{label:<40} running ...")
+        made = []
+
+        def execute(_: Path) -> Executed:
+            echo(f"{label:<40} running ...")
+            made.append(_execute(path, book, profile))
+            return made[0]
+
         try:
-            seconds = _execute(path, book, profile)
+            key = _key(path, book, profile)
+            if force:
+                shutil.rmtree(store.entry_of(NOTEBOOKS, path.stem, key), ignore_errors=True)
+            executed = store.get_or_make(NOTEBOOKS, path.stem, key, execute)
+            with _writing:
+                _publish(executed, path, book, profile)
         except BaseException:
             failed.set()
             raise
-        _write_stamp(_stamp(profile.name, path.stem), seconds, state)
-        echo(f"{label:<40} done in {seconds / 60:.1f} min")
-        return True
+        finally:
+            # Not before: what a full disk kept out of the store stands only there.
+            for run in made:
+                shutil.rmtree(run.folder, ignore_errors=True)
+        if made:
+            _note_minutes(profile, path.stem, executed.seconds)
+        end = f"done in {executed.seconds / 60:.1f} min" if made else "unchanged, skipped"
+        echo(f"{label:<40} {end}")
+        return bool(made)
 
+    jobs = jobs or side_by_side(profile, len(books))
     numbered = [(number, *pair) for number, pair in enumerate(books, start=1)]
-    last = [entry for entry in numbered if entry[1].stem.startswith(LAST)]
+    last = [task for task in numbered if task[1].stem.startswith(SCOREBOARD)]
     if jobs > 1:
-        numbered.sort(key=lambda entry: entry[1].stem not in profile.first)
+        numbered.sort(key=lambda task: task[1].stem not in profile.first)
     ran = []
-    for together in ([entry for entry in numbered if entry not in last], last):
+    for together in ([task for task in numbered if task not in last], last):
         pool = ThreadPoolExecutor(jobs)
-        futures = [pool.submit(run_one, *entry) for entry in together]
+        futures = [pool.submit(run_one, *task) for task in together]
         try:
             ran += [future.result() for future in as_completed(futures)]
         except BaseException as error:
             # Ctrl-C does not wait for the notebooks that are running.
             pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
             raise
+        pool.shutdown()
     seconds = time.perf_counter() - start
     if all(ran) and not only:
-        _write_stamp(_stamp(profile.name, WHOLE), seconds)
+        _note_minutes(profile, WHOLE, seconds)
     echo(f"{len(books)} notebooks in {seconds / 60:.1f} min")
 
 
-def minutes(profile: str) -> dict[str, float]:
-    """Return how many minutes each notebook took at most: when it had to train its networks.
+def side_by_side(profile: Profile, count: int) -> int:
+    """Return how many of ``count`` notebooks run at a time: as the cores allow, one on a GPU."""
+    import torch
 
-    Under ``WHOLE`` stands the whole book, run without skipping any.
+    if torch.cuda.is_available() or not profile.threads:
+        return 1
+    return max(1, min(count, (os.cpu_count() or 1) // profile.threads))
+
+
+def made_by(profile: str) -> dict[str, dict]:
+    """Return {notebook: seconds, hardware and versions} of a profile's committed results.
+
+    The seconds are the most that one took on that hardware: when it trained its networks. Under
+    ``WHOLE`` stands the whole book, run without skipping any.
     """
-    stamps = sorted((runs_root() / profile / "stamps").glob("*.json"))
-    return {path.stem: json.loads(path.read_text())["slowest"] / 60 for path in stamps}
+    file = layout.results_folder(profile) / "made.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _stamp(profile: str, name: str) -> Path:
-    return runs_root() / profile / "stamps" / f"{name}.json"
+# Results are written by one notebook at a time.
+_writing = threading.Lock()
 
 
-def _write_stamp(stamp: Path, seconds: float, state: str = "") -> None:
-    slowest = max(seconds, json.loads(stamp.read_text())["slowest"] if stamp.exists() else 0)
-    write_atomic(stamp, json.dumps({"state": state, "slowest": round(slowest, 1)}))
+def _note_minutes(profile: Profile, name: str, seconds: float) -> None:
+    with _writing:
+        entries = made_by(profile.name)
+        before = entries.get(name, {})
+        # A notebook whose networks were there already takes less than one that trains them.
+        same_machine = before.get("hardware") == hardware()
+        slowest = max(seconds, before["seconds"] if same_machine else 0)
+        about = {"seconds": round(slowest, 1), "hardware": hardware(), "versions": versions()}
+        file = layout.results_folder(profile.name) / "made.json"
+        store.write_atomic(file, json.dumps({**entries, name: about}, indent=1, sort_keys=True))
 
 
-def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float:
+def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> Executed:
     # papermill takes half a second to import; --help should not wait for it.
     import papermill
     from jupyter_client import AsyncKernelManager
@@ -294,9 +203,19 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float
         transport = "ipc"
 
         async def start_kernel(self, **options):
-            """Start it on its share of the cores, with sockets of its own."""
+            """Start it beside the notebooks, on its share of the cores, with its own sockets."""
             self.ip = f"{sockets}/kernel"
-            ours = {"OMP_NUM_THREADS": str(threads_of(profile.name)), BY_RUNNER: "1"}
+            # Not papermill's `cwd`, which moves this process and its other threads as well.
+            options["cwd"] = str(layout.notebooks_root())
+            # A relative path would mean another folder in the kernel.
+            ours = {
+                "TOPGAP_RUNS": str(layout.runs_root()), "TOPGAP_DATA": str(layout.data_root()),
+                "TOPGAP_PROJECT": str(layout.project_root()),
+            }  # fmt: skip
+            if sets := os.environ.get("TOPGAP_SETS"):
+                ours["TOPGAP_SETS"] = str(Path(sets).expanduser().absolute())
+            if profile.threads:
+                ours["OMP_NUM_THREADS"] = str(profile.threads)
             options["env"] = {"GLIBC_TUNABLES": ALLOCATION, **os.environ, **ours}
             # It is interrupted before it is shut down, and would call that an error.
             quiet = [*options.get("extra_arguments", []), "--IPKernelApp.log_level=50"]
@@ -305,79 +224,113 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> float
 
     # Not under runs/: the path of a socket may have at most a hundred characters.
     sockets = tempfile.mkdtemp(prefix="topgap-")
-    executed = runs_root() / profile.name / "executed" / path.name
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    given = {"PROFILE": profile.name, **profile.parameters.get(path.stem, {})}
-    start = time.perf_counter()
+    work = layout.runs_root() / profile.name
+    work.mkdir(parents=True, exist_ok=True)
+    results = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=work))
+    executed, failed = results / "notebook.ipynb", work / "failed" / path.name
+    parameters = {**_parameters(path, profile), "RESULTS": str(results)}
+    done, start = False, time.perf_counter()
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         papermill.execute_notebook(
-            str(path), str(executed), parameters=given, cwd=str(NOTEBOOKS), kernel_name="python3",
-            progress_bar=False, execution_timeout=profile.cell_seconds, log_output=False,
-            kernel_manager_class=LocalKernel,
+            str(path), str(executed), parameters=parameters, kernel_name="python3",
+            progress_bar=False, execution_timeout=profile.cell_seconds,
+            log_output=False, kernel_manager_class=LocalKernel,
         )  # fmt: skip
+        outputs = promised_outputs(book, always=True)
+        if missing := [name for name in outputs if not (results / name).exists()]:
+            raise NotebookFailed(
+                f"{path.name} did not write what it promises: {', '.join(missing)}\n"
+                f"  executed copy: {failed}"
+            )
+        done = True
+        return Executed(results, time.perf_counter() - start)
     except (PapermillException, TimeoutError, RuntimeError) as error:
+        failed.parent.mkdir(exist_ok=True)
+        if executed.exists():
+            shutil.move(executed, failed)
+        if isinstance(error, NotebookFailed):
+            raise
         cell = getattr(error, "exec_count", None)
         what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
         raise NotebookFailed(
-            f"{path.name}, cell [{cell or '?'}]: {what.strip()}\n  executed copy: {executed}"
+            f"{path.name}, cell [{cell or '?'}]: {what.strip()}\n  executed copy: {failed}"
         ) from error
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
-    folder = _results(profile, path.stem)
-    missing = [
-        n for n in promised_outputs(book, always=True) if not _written_since(folder / n, start)
-    ]
-    if missing:
-        raise NotebookFailed(
-            f"{path.name} did not write what it promises: {', '.join(missing)} in "
-            f"{folder}\n  executed copy: {executed}"
-        )
-    return time.perf_counter() - start
+        if not done:
+            shutil.rmtree(results, ignore_errors=True)
 
 
-def _results(profile: Profile, notebook: str) -> Path:
-    """Return where a notebook's outputs go: apart, where it was given a folder of images."""
-    given = profile.parameters.get(notebook, {})
-    return outputs_folder(profile.name, given.get("DATA_FOLDER", ""))
+def _parameters(path: Path, profile: Profile) -> dict:
+    """Return what a notebook is given; where its results go is known when it runs."""
+    return {"PROFILE": profile.name, "RESULTS": "", **profile.notebooks.get(path.stem, {})}
 
 
-def _written_since(path: Path, start: float) -> bool:
-    age_limit = time.time() - (time.perf_counter() - start) - 1
-    return path.exists() and path.stat().st_mtime >= age_limit
+def _publish(executed: Executed, path: Path, book: nbformat.NotebookNode, profile: Profile) -> None:
+    """Copy what a notebook made to where it is read: results, records, the executed copy."""
+    own = profile.notebooks.get(path.stem, {}).get("DATA_FOLDER")
+    results = layout.own_folder(own) if own else layout.results_folder(profile.name)
+    # The results on a person's own images are not among those that the scoreboard reads.
+    records = results / "records" if own else layout.records_folder(profile.name)
+    for name in promised_outputs(book):
+        # Of data with masks, where the last run had some and this one has none.
+        if not (executed.folder / name).exists():
+            (results / name).unlink(missing_ok=True)
+    for file in sorted(executed.folder.rglob("*")):
+        if file.is_dir() or file.name in (store.ABOUT, "seconds.json"):
+            continue
+        if file.name == "notebook.ipynb":
+            target = layout.executed_folder(profile.name) / path.name
+        elif file.parent.name == "records":
+            target = records / file.name
+        else:
+            target = results / file.relative_to(executed.folder)
+        content = file.read_bytes()
+        if not target.exists() or target.read_bytes() != content:
+            store.write_atomic(target, content)
 
 
-def _state(path: Path, book: nbformat.NotebookNode, profile: Profile) -> str:
-    """Hash everything a notebook's results depend on."""
-    digest = hashlib.sha256(package_digest().encode())
-    digest.update(json.dumps([cell.source for cell in book.cells]).encode())
-    copies = [identity(name, **(r.get("options") or {})) for name, r in profile.recipes.items()]
-    settings = [profile.parameters.get(path.stem, {}), profile.recipes, copies]
-    digest.update(json.dumps(settings, sort_keys=True).encode())
-    if data_folder := profile.parameters.get(path.stem, {}).get("DATA_FOLDER"):
-        for file in sorted(Path(data_folder).expanduser().rglob("*")):
-            digest.update(f"{file} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
-    if path.stem.startswith(LAST):
-        for records in sorted((runs_root() / profile.name / "records").glob("*.jsonl")):
-            if records.stem != path.stem:
-                digest.update(records.read_bytes())
-    return digest.hexdigest()
+def _key(path: Path, book: nbformat.NotebookNode, profile: Profile) -> dict:
+    """Return everything that a notebook's results depend on."""
+    sources = [cell.source for cell in book.cells]
+    parameters = profile.notebooks.get(path.stem, {})
+    words = {**declared_parameters(book), **parameters}.values()
+    named = {*profile.recipes, *(word for word in words if isinstance(word, str))} - {DEFAULT}
+    code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
+    modules, inputs = imported_modules(code), {}
+    for name, data_set in data_sets().items():
+        if name in named:
+            # Data sets are found by name, so that no import leads to them.
+            modules.append(data_set.open.__module__)
+            given = profile.recipe(name).data
+            options = {key: value for key, value in given.items() if key not in DATA_FIELDS}
+            inputs[name] = [data_set.complete(options), *data_set.inputs(options)]
+            file = Path(inspect.getfile(data_set.open))
+            if not file.is_relative_to(layout.PACKAGE):
+                inputs[name].append(source_hash(file.read_text()))
+    if data_folder := parameters.get("DATA_FOLDER"):
+        inputs["DATA_FOLDER"] = [Path(data_folder).expanduser()]
+    if path.stem.startswith(SCOREBOARD):
+        records = sorted(layout.records_folder(profile.name).glob("*.jsonl"))
+        inputs["records"] = [file for file in records if file.stem != path.stem]
+    return {
+        "sources": sources,
+        "parameters": parameters,
+        "recipes": profile.recipes,
+        "settings": [profile.threads, profile.precision],
+        "inputs": inputs,
+        "code": code_fingerprint(*modules),
+        "paper": sorted(layout.paper_root().glob("*.csv")),
+        "versions": layout.lock_file(),
+        "machine": hardware(),
+    }
 
 
-@cache
-def package_digest() -> str:
-    """Hash the package, the paper's numbers and the locked versions."""
-    digest = hashlib.sha256()
-    files = [*(ROOT / "topgap_nb").rglob("*.py"), *(ROOT / "data" / "paper").glob("*.csv")]
-    for path in [*sorted(files), ROOT / "requirements.lock"]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _is_current(stamp: Path, state: str, book: nbformat.NotebookNode, folder: Path) -> bool:
-    if not stamp.exists() or json.loads(stamp.read_text())["state"] != state:
-        return False
-    return all((folder / name).exists() for name in promised_outputs(book, always=True))
+def _check_names(profile: Profile) -> None:
+    known = {path.stem for path in all_notebooks()}
+    if unknown := {*profile.notebooks, *profile.first} - known:
+        raise UserError(f"profile {profile.name!r} names {sorted(unknown)}, which are no notebooks")
 
 
 def _check_writable(*folders: Path) -> None:

@@ -9,26 +9,26 @@ from pathlib import Path
 import nbformat
 
 from topgap_nb.errors import UserError
-from topgap_nb.files import ROOT, write_atomic
-from topgap_nb.workbook.exercises import TAGS, blanked
-from topgap_nb.workbook.runner import all_notebooks
+from topgap_nb.store.layout import PROJECT
+from topgap_nb.store.store import write_atomic
+from topgap_nb.workbook.exercises import TAGS, strip_solution
+from topgap_nb.workbook.notebooks import all_notebooks
 
-STUDENT = ROOT / "student"
-HANDOUT = ROOT / "handout.zip"
-# Tests hold answers, right and wrong, and fail where the solutions are blank.
-KEPT_BACK = ("tests/", ".ci/")
+STUDENT = PROJECT / "student"
+HANDOUT = PROJECT / "handout.zip"
+# Tests hold answers, right and wrong, and fail where the solutions are stubs.
+NOT_HANDED_OUT = ("tests/", ".ci/")
 
 
-def tag_of(cell: nbformat.NotebookNode) -> str | None:
-    """Return which part of an exercise a cell is, or None."""
-    tags = [tag for tag in cell.metadata.get("tags", []) if tag in TAGS]
-    return tags[0] if tags else None
+def exercise_part(cell: nbformat.NotebookNode) -> str | None:
+    """Return which part of an exercise a cell is, one of ``TAGS``, or None."""
+    return next((tag for tag in cell.metadata.get("tags", []) if tag in TAGS), None)
 
 
 def student_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a copy of a notebook whose solutions are stubs; every other cell is as it was.
+    """Return a copy of a notebook with stubs for solutions; every other cell keeps its source.
 
-    Outputs go, too: a notebook that was run shows what its solutions found.
+    Outputs are removed as well: those of a notebook that was run show what its solutions computed.
 
     Raises:
         UserError: a solution without a check right after it.
@@ -38,54 +38,57 @@ def student_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-            # When each cell ran, where that is recorded.
+            # When each cell ran, where JupyterLab records it.
             cell.metadata.pop("execution", None)
     for cell, following in zip(book.cells, [*book.cells[1:], None], strict=True):
-        if tag_of(cell) == "solution":
-            if following is None or tag_of(following) != "check":
+        if exercise_part(cell) == "solution":
+            if following is None or exercise_part(following) != "check":
                 raise UserError(f"no check follows the solution {cell.source.splitlines()[0]!r}")
-            cell.source = blanked(cell.source, following.source)
+            cell.source = strip_solution(cell.source, following.source)
     return book
 
 
 def write_student_edition(folder: Path = STUDENT) -> list[Path]:
     """Write the student edition of every notebook into ``folder``; return the files.
 
-    A file that a student may have written into is never replaced: start from an empty folder.
+    A file that a student may have written into is never replaced.
 
     Raises:
         UserError: ``folder`` already holds notebooks, or see ``student_edition``.
     """
-    if found := sorted(folder.glob("*.ipynb")):
+    if existing := sorted(folder.glob("*.ipynb")):
         raise UserError(
-            f"{folder} already holds {found[0].name}, perhaps with somebody's answers: move the "
+            f"{folder} already holds {existing[0].name}, perhaps with somebody's answers: move the "
             f"folder away, then run this again"
         )
     written = []
     for path in all_notebooks():
         edition = student_edition(nbformat.read(path, as_version=4))
-        target = folder / path.name
-        write_atomic(target, nbformat.writes(edition) + "\n")
-        written.append(target)
+        write_atomic(folder / path.name, nbformat.writes(edition) + "\n")
+        written.append(folder / path.name)
     return written
 
 
-def write_handout(target: Path = HANDOUT) -> Path:
+def write_handout(target: Path = HANDOUT, project: Path = PROJECT) -> Path:
     """Write the workbook for a class, its notebooks without solutions, as one ZIP file.
 
     It holds what git tracks, without the tests, in one folder from which `make lab` works.
 
+    Args:
+        target: the ZIP file.
+        project: the checkout that is handed out.
+
     Raises:
-        UserError: this is no git checkout, so what belongs to the workbook is not known.
+        UserError: ``project`` is not a git checkout, so which files belong to it is not known.
     """
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True)
+    listed = subprocess.run(["git", "-C", str(project), "ls-files", "-z"], capture_output=True)
     if listed.returncode:
         raise UserError(f"a handout needs a git checkout: {listed.stderr.decode().strip()}")
     notebooks, content = all_notebooks(), io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(listed.stdout.decode().split("\0")):
-            path = ROOT / name
-            if name.startswith(KEPT_BACK) or not path.is_file():
+            path = project / name
+            if name.startswith(NOT_HANDED_OUT) or not path.is_file():
                 continue
             data = path.read_bytes()
             if path in notebooks:

@@ -1,0 +1,239 @@
+"""Exercises and the student edition; notebooks run every solution against its check."""
+
+import ast
+import itertools
+import subprocess
+import zipfile
+from types import SimpleNamespace
+
+import nbformat
+import papermill
+import pytest
+import torch
+from papermill.exceptions import PapermillExecutionError
+
+import topgap_nb
+from topgap_nb import UserError, check_answer, top_k_pool
+from topgap_nb.errors import NotYet
+from topgap_nb.store.layout import PROJECT
+from topgap_nb.workbook.exercises import UNANSWERED, strip_solution
+from topgap_nb.workbook.notebooks import all_notebooks
+from topgap_nb.workbook.student import (
+    exercise_part,
+    student_edition,
+    write_handout,
+    write_student_edition,
+)
+
+BOOKS = {path.stem: nbformat.read(path, as_version=4) for path in all_notebooks()}
+PARTS = {
+    f"{name[:2]}.{cell.id.split('-')[-1]}": (cell.source, following.source)
+    for name, book in BOOKS.items()
+    for cell, following in zip(book.cells, book.cells[1:], strict=False)
+    if exercise_part(cell) == "solution"
+}
+
+
+def test_an_answer_is_accepted_or_its_fault_is_named(capsys):
+    tests = {"too small": lambda a: a > 3, "odd": lambda a: a % 2 == 0}
+    check_answer(4, tests)
+    assert capsys.readouterr().out == "Right.\n"
+    for answer, message in (
+        (2, "too small"),
+        (5, "odd"),
+        (..., UNANSWERED),
+        ((4, ...), UNANSWERED),
+    ):
+        with pytest.raises(NotYet) as caught:
+            check_answer(answer, tests)
+        assert str(caught.value) == message
+        assert caught.value._render_traceback_() == [f"Not yet: {message}"]
+
+
+def test_an_error_in_a_check_is_named_without_its_traceback():
+    with pytest.raises(NotYet) as caught:
+        check_answer("word", {"a number": lambda a: a > 3})
+    assert str(caught.value).startswith("a number (your answer led to TypeError: ")
+    assert caught.value.__suppress_context__
+
+
+def test_a_stub_keeps_what_the_check_reads_and_no_content():
+    solution = '''secret = 7
+first, second = secret, 3
+
+
+def double(value, by=2):
+    """Twice the value."""
+    return value * by'''
+    stub = strip_solution(solution, "check_answer(double, {}); check_answer((first, second), {})")
+    assert stub == (
+        "first = ...\nsecond = ...\n"
+        'def double(value, by=2):\n    """Twice the value."""\n    raise NotImplementedError'
+    )
+    with pytest.raises(UserError, match="reads nothing"):
+        strip_solution(solution, "check_answer(third, {})")
+
+
+def test_every_notebook_has_two_to_four_exercises():
+    for name, book in BOOKS.items():
+        tags = [exercise_part(cell) for cell in book.cells]
+        count = tags.count("solution")
+        assert count == tags.count("hint") == tags.count("check")
+        assert 2 <= count <= 4, name
+        # The text above says that the code of a check is folded away.
+        folded = {"source_hidden": True}
+        assert all(
+            c.metadata.get("jupyter") == folded for c in book.cells if exercise_part(c) == "check"
+        )
+
+
+@pytest.mark.parametrize("exercise", PARTS)
+def test_a_stub_fails_its_check_with_one_line(exercise):
+    solution, checked = PARTS[exercise]
+    stub = strip_solution(solution, checked)
+    compile(stub, exercise, "exec")
+    space = {"check_answer": check_answer}
+    exec(stub, space)
+    calls = [node for node in ast.walk(ast.parse(checked)) if isinstance(node, ast.Call)]
+    (call,) = (node for node in calls if getattr(node.func, "id", "") == "check_answer")
+    with pytest.raises(NotYet, match=UNANSWERED):
+        eval(compile(ast.Expression(call), exercise, "eval"), space)
+
+
+def _simple_effect(results, part):
+    """The effect of a part alone, where that of all combinations is asked for."""
+    alone = tuple(place == part for place in range(3))
+    return results[alone] - results[False, False, False]
+
+
+def _by_the_largest(images, labels):
+    """Stamps whose grey depends on the largest label around."""
+    out = images.clone()
+    out[:, :, :6, :6] = (labels / (labels.max() + 1))[:, None, None, None]
+    return out
+
+
+WRONG = {
+    "00.1": ("positions", (160 // 8) ** 2, "quarter as wide"),
+    "01.1": ("score, slope", (4, 1 / 3), "three largest"),
+    "01.3": ("fold", lambda w, k, b: (torch.einsum("cm,mdij->cdij", w, k), b[:2]), "bias is not"),
+    "01.4": ("ranked_pool", top_k_pool, "worked by hand"),
+    "03.3": ("support", lambda field, share=0.9: share * field.sum() / 100, "that pixel"),
+    "04.1": ("pixels", [0.1, 0.6, 0.9], "step outwards"),
+    "04.3": ("noise", lambda images, epsilon: images + epsilon, "as many pixels"),
+    "06.1": ("iou_by_hand, iou_of_everything", (8 / 30, 0.1), "in either"),
+    "06.3": (
+        "fair_thresholds",
+        lambda cams, area: (1 - area) * cams.amax((1, 2)),
+        "power of three",
+    ),
+    "07.2": ("main_effect", _simple_effect, "only beside another"),
+    "07.3": ("concentration", lambda maps: maps.abs().mean(), "a spike"),
+    "10.1": ("chance, shortcut_suspected", (1 / 3, False), "commonest"),
+    "10.2": ("stamped", _by_the_largest, "others are in the batch"),
+    "90.2": ("luck", lambda count: count / 40, "twice"),
+}
+
+
+@pytest.mark.parametrize("exercise", WRONG)
+def test_a_plausible_wrong_answer_is_refused_with_the_reason(exercise):
+    names, answer, message = WRONG[exercise]
+    space = {name: getattr(topgap_nb, name) for name in topgap_nb.__all__}
+    space |= {"torch": torch, "F": torch.nn.functional}
+    space["class_map"] = torch.tensor([[[[4.0, 1.0], [3.0, 0.0]]]])
+    space["explorer"] = SimpleNamespace(positions=576)
+    space["topgap_spec"] = SimpleNamespace(image_size=96)
+    space["parts"] = list(itertools.product((False, True), repeat=3))
+    parts = answer if "," in names else (answer,)
+    space |= dict(zip(names.split(", "), parts, strict=True))
+    with pytest.raises(NotYet, match=message):
+        exec(PARTS[exercise][1], space)
+
+
+def test_nothing_but_the_solutions_differs(tmp_path):
+    paths = write_student_edition(tmp_path / "student")
+    assert [path.stem for path in paths] == list(BOOKS)
+    for path in paths:
+        ours, theirs = BOOKS[path.stem], nbformat.read(path, as_version=4)
+        nbformat.validate(theirs)
+        assert theirs.metadata == ours.metadata
+        for cell, student in zip(ours.cells, theirs.cells, strict=True):
+            if exercise_part(cell) == "solution":
+                assert student.source != cell.source
+                student.source = cell.source
+            assert student == cell
+    paths[0].write_text("an answer")
+    with pytest.raises(UserError, match="somebody's answers"):
+        write_student_edition(tmp_path / "student")
+    assert paths[0].read_text() == "an answer"
+
+
+def test_a_notebook_that_was_run_gives_nothing_away():
+    book = nbformat.v4.new_notebook(metadata={"widgets": {"state": "the answer"}})
+    check_cell = nbformat.v4.new_code_cell(
+        "check_answer(a, {})",
+        execution_count=7,
+        metadata={"tags": ["check"], "execution": {"t": "1"}},
+    )
+    check_cell.outputs = [nbformat.v4.new_output("stream", text="Right.\n0.53\n")]
+    solution = nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["solution"]})
+    book.cells = [solution, check_cell]
+    edition = student_edition(book)
+    assert edition.metadata == {}
+    assert edition.cells[1].outputs == []
+    assert edition.cells[1].execution_count is None
+    assert edition.cells[1].metadata == {"tags": ["check"]}
+    # The teacher's own copy keeps what it had.
+    assert check_cell.outputs
+    assert check_cell.execution_count == 7
+
+
+def test_the_handout_is_the_workbook_without_answers(tmp_path):
+    if subprocess.run(["git", "-C", str(PROJECT), "rev-parse"], capture_output=True).returncode:
+        pytest.skip("not a git checkout")
+    first, again = (write_handout(tmp_path / name) for name in ("first.zip", "again.zip"))
+    assert first.read_bytes() == again.read_bytes()
+    with zipfile.ZipFile(first) as handout:
+        names = handout.namelist()
+        # What installing, reading and running need, and nothing that tests the answers.
+        needed = ("Makefile", "requirements.lock", "README.md", "notebooks/profiles/demo.yaml")
+        assert {f"topgap/{name}" for name in needed} < set(names)
+        assert not any(name.startswith(("topgap/tests/", "topgap/.ci/")) for name in names)
+        for name, book in BOOKS.items():
+            content = handout.read(f"topgap/notebooks/{name}.ipynb").decode()
+            given = nbformat.reads(content, as_version=4)
+            assert given == student_edition(book)
+            assert given != book
+        assert handout.getinfo("topgap/postBuild").external_attr >> 16 & 0o100
+
+
+def test_a_handout_needs_to_know_what_belongs_to_the_workbook(tmp_path):
+    with pytest.raises(UserError, match="needs a git checkout"):
+        write_handout(tmp_path / "handout.zip", project=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_solution_without_a_check_is_refused():
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["solution"]})]
+    with pytest.raises(UserError, match="no check follows"):
+        student_edition(book)
+
+
+@pytest.mark.slow
+def test_an_unanswered_exercise_ends_in_one_line(tmp_path):
+    book = nbformat.v4.new_notebook()
+    book.cells = [
+        nbformat.v4.new_code_cell("from topgap_nb import check_answer"),
+        nbformat.v4.new_code_cell("a = 1", metadata={"tags": ["solution"]}),
+        nbformat.v4.new_code_cell("check_answer(a, {})", metadata={"tags": ["check"]}),
+    ]
+    source, executed = tmp_path / "source.ipynb", tmp_path / "executed.ipynb"
+    nbformat.write(student_edition(book), source)
+    with pytest.raises(PapermillExecutionError) as caught:
+        papermill.execute_notebook(
+            str(source), str(executed), kernel_name="python3", progress_bar=False
+        )
+    assert (caught.value.ename, caught.value.evalue) == ("NotYet", UNANSWERED)
+    last = nbformat.read(executed, as_version=4).cells[-1]
+    assert last.outputs[0].traceback == [f"Not yet: {UNANSWERED}"]

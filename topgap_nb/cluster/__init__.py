@@ -1,0 +1,1 @@
+"""Grids of trainings: on this machine, or on many."""

@@ -1,0 +1,144 @@
+"""What a grid will cost, from measured throughput: hours on this machine, and disk."""
+
+import time
+from collections import defaultdict
+from typing import NamedTuple
+
+import torch
+
+from topgap_nb.cluster.grid import Run, is_stored
+from topgap_nb.data.registry import is_absent
+from topgap_nb.errors import UserError
+from topgap_nb.method.model import build_model
+from topgap_nb.metrics.evaluation import device
+from topgap_nb.store.cached import cached
+from topgap_nb.training.checkpoints import MAX_CHECKPOINTS
+from topgap_nb.training.depthwise import speed_up_depthwise
+from topgap_nb.training.loop import cpu_threads, init_model, loss_of, make_optimizer
+from topgap_nb.training.profile import Profile
+from topgap_nb.training.spec import TrainingSpec
+
+# Few pixels give nearly the throughput of a whole batch on a CPU, in a fraction of the time.
+CPU_PIXELS = 4 * 224**2
+
+
+class Cost(NamedTuple):
+    """What the runs of one data set, network and method cost.
+
+    ``hours`` are those of the runs not stored, one after another, or None where the number of
+    images is not known; ``speed`` is in images/s; ``disk`` is the bytes of all networks, ``peak``
+    those of the checkpoints while one trains; ``note`` says what is wrong with the data.
+    """
+
+    dataset: str
+    backbone: str
+    method: str
+    runs: int
+    stored: int
+    speed: float
+    hours: float | None
+    disk: int
+    peak: int
+    note: str
+
+
+def predict_cost(profile: Profile, runs: list[Run]) -> list[Cost]:
+    """Return what runs cost, by data set, network and method, from a few steps timed here.
+
+    Args:
+        profile: where the runs are from; its ``sets`` give the number of training images and
+            classes of data sets that are absent.
+        runs: see ``grid_of``.
+    """
+    groups = defaultdict(list)
+    for run in runs:
+        spec = run.spec
+        method = spec.head if spec.sparsity_on == "class_maps" else f"l1 on {spec.sparsity_on}"
+        groups[run.dataset, spec.backbone, method].append(run)
+    extents = {name: _extent(profile, run) for name, run in {r.dataset: r for r in runs}.items()}
+    rows = []
+    for names, group in groups.items():
+        images, classes, note = extents[names[0]]
+        todo = group if note else [run for run in group if not is_stored(run)]
+        spec = group[0].spec
+        speed = images_per_second(
+            spec.replace(seed=0, epochs=1, pretrained=False), group[0].data["image_size"], classes
+        )
+        seconds = [run.spec.epochs * _epoch_images(run, images) / speed for run in todo if images]
+        hours = sum(seconds) / 3600 if images or not todo else None
+        with torch.device("meta"):
+            model = build_model(spec.head, spec.backbone, classes, spec.k)
+        size = 4 * sum(p.numel() for p in model.parameters())
+        # A checkpoint holds the weights and two moments of AdamW; one more stands while it is
+        # written.
+        disk, peak = size * len(group), 3 * size * (MAX_CHECKPOINTS + 1)
+        rows.append(
+            Cost(*names, len(group), len(group) - len(todo), speed, hours, disk, peak, note)
+        )
+    return rows
+
+
+def _extent(profile: Profile, run: Run) -> tuple[int | None, int, str]:
+    """Return (training images of all folds together, classes, what is wrong with the data)."""
+    published = profile.sets.get(run.dataset, {})
+    try:
+        if is_absent(run.dataset):
+            raise UserError("data absent")
+        whole = {"fold": None, "train_images": None}
+        train = run._replace(data={**run.data, **whole}).open().train
+        return published.get("images", len(train)), len(train.class_names), ""
+    except UserError as error:
+        return published.get("images"), published.get("classes", 10), str(error)
+
+
+def _epoch_images(run: Run, images: int) -> int:
+    if run.data.get("fold") is not None:
+        folds = run.data.get("folds", 5)
+        images = images * (folds - 1) // folds
+    return min(images, run.data.get("train_images") or images)
+
+
+@cached
+def images_per_second(spec: TrainingSpec, image_size: int, classes: int) -> float:
+    """Return the throughput of a few training steps on random images; measured once a machine."""
+    model = speed_up_depthwise(init_model(spec, classes)).to(device()).train()
+    enough = CPU_PIXELS // image_size**2 if device().type == "cpu" else spec.batch_size
+    count = min(spec.batch_size, max(2, enough))
+    images = torch.rand(count, 3, image_size, image_size).to(device())
+    labels = (torch.arange(count) % classes).to(device())
+    optimizer = make_optimizer(model, spec)
+    seconds = []
+    low_precision = spec.precision == "bfloat16"
+    with cpu_threads(spec.threads):
+        for _ in range(3):
+            start = time.perf_counter()
+            with torch.autocast(device().type, torch.bfloat16, enabled=low_precision):
+                terms, _ = loss_of(model, images, labels, spec)
+            terms.total.backward()
+            optimizer.step()
+            if device().type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    return count / min(seconds)
+
+
+def cost_report(rows: list[Cost], machine: str) -> list[str]:
+    """Return costs and their sums as lines of text."""
+    columns = "{:<10} {:<18} {:<22} {:>5} {:>6} {:>9} {:>9} {:>6}"
+    names = ("data set", "network", "method", "runs", "stored", "images/s", "hours", "GB")
+    lines = [columns.format(*names)]
+    for row in rows:
+        hours = "?" if row.hours is None else f"{row.hours:,.1f}"
+        cells = (*row[:5], f"{row.speed:,.1f}", hours, f"{row.disk / 1e9:.2f}")
+        lines.append(f"{columns.format(*cells)}  {row.note}".rstrip())
+    unknown = {row.dataset for row in rows if row.hours is None}
+    without = f" without {', '.join(sorted(unknown))}" if unknown else ""
+    lines.append(
+        f"{sum(row.runs for row in rows)} runs, {sum(row.stored for row in rows)} stored; "
+        f"{sum(row.hours or 0 for row in rows):,.1f} hours{without}, one after another on {machine}"
+    )
+    lines.append(
+        f"{sum(row.disk for row in rows) / 1e9:.2f} GB in the end, and up to "
+        f"{max(row.peak for row in rows) / 1e9:.2f} GB of checkpoints for each run in training"
+    )
+    return lines

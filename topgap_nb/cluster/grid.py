@@ -1,0 +1,220 @@
+"""Grids of runs: what a profile's ``grid:`` section asks for, trained by one of two engines.
+
+A grid is a list of blocks, and a block is a product of fields of a recipe:
+
+    grid:
+      - dataset: [cub, coco]
+        backbone: [resnet18, convnext_tiny]
+        fold: [0, 1, 2, 3, 4]
+        methods:
+          - {head: standard}
+          - {head: topgap, k: [64, 128, 256]}
+
+A value that is a list is gone through; the others are the recipe's (``training.profile``), so that
+a notebook that asks for the same run finds it trained. Each of ``methods`` is a product of its own:
+what belongs to one method only, such as k, is written there. ``{head: standard}`` is the recipe's
+standard network.
+
+An engine takes runs and yields them as they end, each with its fault in one line, or with "".
+Stored runs are never handed to it.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+from topgap_nb.data.image_set import Splits
+from topgap_nb.data.registry import is_absent, open_dataset
+from topgap_nb.errors import Diverged, UserError
+from topgap_nb.store.fingerprint import fingerprint
+from topgap_nb.training.loop import network_folder, network_key, train_or_load
+from topgap_nb.training.profile import SPEC_FIELDS, Profile
+from topgap_nb.training.spec import TrainingSpec
+
+# How often Ray starts a run again whose worker died; it resumes from its last checkpoint.
+RETRIES = 3
+METHOD_FIELDS = {"k", "sparsity_weight", "sparsity_on", "sparsity_reduction"}
+
+
+class Run(NamedTuple):
+    """One training of a grid: which images, by name, and how."""
+
+    dataset: str
+    data: Mapping
+    spec: TrainingSpec
+
+    def open(self) -> Splits:
+        """Return the run's images; those of the last run, where they are the same."""
+        return _opened(self.dataset, json.dumps(dict(self.data)))
+
+    @property
+    def title(self) -> str:
+        """A short name for progress lines."""
+        fold = f" fold {self.data['fold']}" if self.data.get("fold") is not None else ""
+        return f"{self.dataset} {self.spec.backbone} {self.spec.title}{fold}"
+
+
+@lru_cache(maxsize=1)
+def _opened(dataset: str, data: str) -> Splits:
+    # A grid has many runs on the same images, whose hash would be taken anew for each.
+    return open_dataset(dataset, **json.loads(data))
+
+
+def grid_of(profile: Profile, dataset: str | None = None) -> list[Run]:
+    """Return the runs of a profile's grid, in its order, each once.
+
+    Args:
+        profile: one with a ``grid:`` section.
+        dataset: only the runs on this data set.
+
+    Raises:
+        UserError: no grid, a block without a data set, a field that does not exist, or no run left.
+    """
+    if not profile.grid:
+        raise UserError(f"profile {profile.name!r} has no `grid:`, a list of blocks of runs")
+    runs = {}
+    for block in profile.grid:
+        for run in _block(profile, block):
+            runs.setdefault(fingerprint([run.dataset, run.data, run.spec]), run)
+    chosen = [run for run in runs.values() if dataset in (None, run.dataset)]
+    if not chosen:
+        known = ", ".join(sorted({run.dataset for run in runs.values()}))
+        raise UserError(f"the grid of {profile.name!r} has no runs on {dataset!r}: {known}")
+    return chosen
+
+
+def _block(profile: Profile, block: Mapping) -> Iterator[Run]:
+    if not isinstance(block, Mapping) or "dataset" not in block:
+        raise UserError(f"a block of the grid of {profile.name!r} names no dataset: {block}")
+    block = dict(block)
+    methods = block.pop("methods", [{}])
+    for outer in _product(block):
+        for method in methods:
+            for inner in _product(method):
+                yield _run(profile, **{**outer, **inner})
+
+
+def _product(fields: Mapping) -> Iterator[dict]:
+    values = [value if isinstance(value, list) else [value] for value in fields.values()]
+    for chosen in itertools.product(*values):
+        yield dict(zip(fields, chosen, strict=True))
+
+
+def _run(profile: Profile, dataset: str, head: str = "topgap", **fields) -> Run:
+    if head == "topgap":
+        recipe = profile.recipe(dataset, **fields)
+        return Run(dataset, recipe.data, recipe.spec)
+    method = {name: fields.pop(name) for name in METHOD_FIELDS & set(fields)}
+    recipe = profile.recipe(dataset, **fields)
+    # What the grid asks for goes before what the recipe says of the standard network.
+    asked = {name: value for name, value in fields.items() if name in SPEC_FIELDS}
+    return Run(dataset, recipe.data, recipe.standard.replace(head=head, **asked, **method))
+
+
+def is_stored(run: Run) -> bool:
+    """Return whether a run's network is there; its content is checked when it is read."""
+    return not is_absent(run.dataset) and network_folder(run.spec, run.open()).exists()
+
+
+def run_grid(
+    runs: list[Run], engine: str = "local", echo: Callable[[str], None] = print, **options
+) -> list[tuple[Run, str]]:
+    """Train the runs that are not stored; return those that failed, each with its fault.
+
+    A failed run does not stop the others. Stopped at any moment and called again, it resumes.
+
+    Args:
+        runs: see ``grid_of``.
+        engine: ``local``, one after another in this process, or ``ray`` (see ``on_ray``).
+        echo: where the progress lines go.
+        options: the engine's own.
+
+    Raises:
+        UserError: unknown engine.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"engine {engine!r} is unknown: use {' or '.join(ENGINES)}")
+    absent = {name for name in {run.dataset for run in runs} if is_absent(name)}
+    failed, todo, stored = [], [], 0
+    for run in runs:
+        if run.dataset in absent:
+            continue
+        try:
+            if is_stored(run):
+                stored += 1
+            else:
+                todo.append(run)
+        except UserError as error:
+            # A data set of which a part is missing does not stop the others.
+            failed.append((run, " ".join(str(error).split())))
+    echo(f"{len(runs)} runs, {stored} of them stored")
+    for name in sorted(absent):
+        echo(f"{name}: data absent, its runs are left out")
+    for run, fault in failed:
+        echo(f"{run.title}: {fault}")
+    for number, (run, fault) in enumerate(ENGINES[engine](todo, **options), start=1):
+        if fault:
+            failed.append((run, fault))
+        echo(f"[{number}/{len(todo)}] {run.title}: {fault or 'done'}")
+    return failed
+
+
+def locally(runs: list[Run]) -> Iterator[tuple[Run, str]]:
+    """Train one run after another in this process."""
+    for run in runs:
+        yield run, _attempt(run)
+
+
+def _attempt(run: Run) -> str:
+    try:
+        train_or_load(run.spec, run.open(), quiet=True)
+    except (UserError, Diverged) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def on_ray(
+    runs: list[Run], address: str | None = None, cores: int = 1
+) -> Iterator[tuple[Run, str]]:
+    """Train runs as Ray tasks: one GPU each where there are some, else a share of the cores.
+
+    A run whose worker dies is started again on another and resumes from its last checkpoint.
+
+    Args:
+        runs: the runs; $TOPGAP_RUNS must be the same folder on every node.
+        address: of a running cluster; None takes $RAY_ADDRESS or the one on this machine, and
+            starts one on this machine where there is none.
+        cores: CPU cores to set aside for each run.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=address, include_dashboard=False, logging_level="ERROR")
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(_task)
+    here = {name: value for name, value in os.environ.items() if name.startswith("TOPGAP_")}
+    waiting = {task.remote(run, _key(run), here): run for run in runs}
+    while waiting:
+        (ready,), _ = ray.wait(list(waiting))
+        try:
+            fault = ray.get(ready)
+        except ray.exceptions.RayError as error:
+            fault = str(error).strip().splitlines()[-1]
+        yield waiting.pop(ready), fault
+
+
+def _key(run: Run) -> str:
+    return fingerprint(network_key(run.spec, run.open()))
+
+
+def _task(run: Run, key: str, environment: dict) -> str:
+    os.environ.update(environment)
+    if _key(run) != key:
+        return "this node has another version of topgap_nb or of the data: install the same"
+    return _attempt(run)
+
+
+ENGINES = {"local": locally, "ray": on_ray}

@@ -1,0 +1,1 @@
+"""Published data sets: where they come from, how they are fetched and checked."""

@@ -1,0 +1,1 @@
+"""A folder of a person's own images: found, joined where alike, split."""

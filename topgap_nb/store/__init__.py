@@ -1,0 +1,1 @@
+"""Make once, under a hash of everything that the result depends on."""

@@ -1,0 +1,1 @@
+"""From a specification and images to a trained network, once."""
