@@ -378,6 +378,7 @@ def test_the_papers_numbers_and_the_lock_count(shelf, executed):
     assert ran(executed) == ["01_a"]
 
 
+@pytest.mark.slow
 def test_a_data_set_of_ones_own_is_found_and_keyed_by_its_file(shelf, tmp_path):
     # The sets of $TOPGAP_SETS are looked up once in a process, so this takes processes of its own.
     # Folders are named relative to where the command is called, and found from the notebook.
