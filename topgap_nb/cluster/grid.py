@@ -59,7 +59,7 @@ class Run(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _opened(dataset: str, data: str) -> Splits:
-    # A grid has many runs on the same images, whose hash would be taken anew for each.
+    # A grid has many runs on the same images, whose hash would be taken for each of them.
     return open_dataset(dataset, **json.loads(data))
 
 

@@ -24,7 +24,7 @@ from topgap_nb.store.layout import PACKAGE
 
 # What is kept, and what is refused, decide no number.
 NOT_CODE = ("topgap_nb.store", "topgap_nb.errors")
-# Packages whose code is fixed by their version: their classes are told apart by name.
+# Packages whose code is fixed by their version: their classes are identified by name.
 INSTALLED = {"torch", "torchvision", "timm", "topgap_nb"}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -100,7 +100,7 @@ def _attributes(thing) -> dict:
     """Return the attributes of a layer, or of an object of its package, as JSON."""
     found = {}
     for name, value in vars(thing).items():
-        # Weights and inner layers are told apart elsewhere; evaluation sets the mode.
+        # Weights and inner layers are hashed elsewhere; evaluation sets the mode.
         if name in ("_parameters", "_buffers", "_modules", "training", *HOOKS):
             continue
         found[name] = _attribute(value)

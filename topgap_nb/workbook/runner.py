@@ -102,6 +102,7 @@ def run_book(
         echo(note)
     start = time.perf_counter()
     failed = threading.Event()
+    from_nothing = not only and not (layout.runs_root() / "networks").exists()
 
     def run_one(number: int, path: Path, book: nbformat.NotebookNode) -> bool:
         if failed.is_set():
@@ -129,7 +130,7 @@ def run_book(
             for run in made:
                 shutil.rmtree(run.folder, ignore_errors=True)
         if made:
-            _note_minutes(profile, path.stem, executed.seconds)
+            _note_minutes(profile, path.stem, executed.seconds, from_nothing)
         end = f"done in {executed.seconds / 60:.1f} min" if made else "unchanged, skipped"
         echo(f"{label:<40} {end}")
         return bool(made)
@@ -152,7 +153,7 @@ def run_book(
         pool.shutdown()
     seconds = time.perf_counter() - start
     if all(ran) and not only:
-        _note_minutes(profile, WHOLE, seconds)
+        _note_minutes(profile, WHOLE, seconds, from_nothing)
     echo(f"{len(books)} notebooks in {seconds / 60:.1f} min")
 
 
@@ -168,8 +169,8 @@ def side_by_side(profile: Profile, count: int) -> int:
 def made_by(profile: str) -> dict[str, dict]:
     """Return {notebook: seconds, hardware and versions} of a profile's committed results.
 
-    The seconds are the most that one took on that hardware: when it trained its networks. Under
-    ``WHOLE`` stands the whole book, run without skipping any.
+    The seconds are those of the last run that began without any network, or the most since: those
+    of a notebook that trained its networks. Under ``WHOLE`` stands the whole book.
     """
     file = layout.results_folder(profile) / "made.json"
     return json.loads(file.read_text()) if file.exists() else {}
@@ -179,12 +180,12 @@ def made_by(profile: str) -> dict[str, dict]:
 _writing = threading.Lock()
 
 
-def _note_minutes(profile: Profile, name: str, seconds: float) -> None:
+def _note_minutes(profile: Profile, name: str, seconds: float, from_nothing: bool) -> None:
     with _writing:
         entries = made_by(profile.name)
         before = entries.get(name, {})
         # A notebook whose networks were there already takes less than one that trains them.
-        same_machine = before.get("hardware") == hardware()
+        same_machine = before.get("hardware") == hardware() and not from_nothing
         slowest = max(seconds, before["seconds"] if same_machine else 0)
         about = {"seconds": round(slowest, 1), "hardware": hardware(), "versions": versions()}
         file = layout.results_folder(profile.name) / "made.json"
