@@ -55,6 +55,9 @@ def write_report(
         outputs = [output for part in parts for output in _outputs(part)]
         cells += [new_markdown_cell(f"## {_escaped(heading)}"), new_code_cell(outputs=outputs)]
     cells.append(new_markdown_cell(f"<small>{_escaped(foot)}</small>"))
+    for index, cell in enumerate(cells):
+        # By default random: the same report would be another file each time.
+        cell.id = f"part-{index}"
     export = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
     export.exclude_input_prompt = export.exclude_output_prompt = True
     body, _ = export.from_notebook_node(new_notebook(cells=cells))
