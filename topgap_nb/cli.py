@@ -210,6 +210,7 @@ def tables(names: tuple[str, ...], profile: str, latex: bool) -> None:
     from topgap_nb.results.tables import as_latex, as_markdown
     from topgap_nb.store.layout import results_folder
     from topgap_nb.training.profile import load_profile
+    from topgap_nb.workbook.runner import made_by
 
     folder = results_folder(load_profile(profile).name)
     files = [folder / f"table_{name.lower()}.csv" for name in names]
@@ -218,6 +219,8 @@ def tables(names: tuple[str, ...], profile: str, latex: bool) -> None:
             raise UserError(f"{file} does not exist: `topgap run --profile {profile}` makes tables")
         frame = pd.read_csv(file)
         click.echo(f"{file.stem}\n\n{as_latex(frame) if latex else as_markdown(frame)}\n")
+    machines = "; ".join(sorted({entry["hardware"] for entry in made_by(profile).values()}))
+    click.echo(f"{'% ' if latex else ''}Profile {profile}; intervals 95 %; hardware: {machines}.")
 
 
 @main.command()

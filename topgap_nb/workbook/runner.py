@@ -186,7 +186,7 @@ def _note_minutes(profile: Profile, name: str, seconds: float, from_nothing: boo
         before = entries.get(name, {})
         # A notebook whose networks were there already takes less than one that trains them.
         same_machine = before.get("hardware") == hardware() and not from_nothing
-        slowest = max(seconds, before["seconds"] if same_machine else 0)
+        slowest = max(seconds, before.get("seconds", 0) if same_machine else 0)
         about = {"seconds": round(slowest, 1), "hardware": hardware(), "versions": versions()}
         file = layout.results_folder(profile.name) / "made.json"
         store.write_atomic(file, json.dumps({**entries, name: about}, indent=1, sort_keys=True))
