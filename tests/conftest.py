@@ -25,6 +25,15 @@ def runs(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.fixture
+def root(tmp_path, monkeypatch, runs):
+    """An empty ``$TOPGAP_DATA``, and a fresh ``$TOPGAP_RUNS``."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setenv("TOPGAP_DATA", str(folder))
+    return folder
+
+
 def pytest_collection_modifyitems(items):
     """Skip what this machine cannot run."""
     import torch

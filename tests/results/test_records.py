@@ -4,25 +4,12 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+from helpers.records import RECORD
 
 from topgap_nb import UserError, load_records, load_verdicts, outcome
-from topgap_nb.results.records import Record, Verdict, save_records
+from topgap_nb.results.records import Verdict, save_records
 from topgap_nb.store.layout import records_folder
 
-RECORD = Record(
-    notebook="02_training",
-    table="6",
-    quantity="topgap_accuracy",
-    value=0.9512345678,
-    low=0.9321,
-    high=0.9654,
-    n=624,
-    n_trainings=3,
-    profile="smoke",
-    settings={"dataset": "pneumonia", "architecture": "EfficientNet-Lite0", "k": 64},
-    hardware="CPU, one, 2 cores",
-    versions={"torch": "2.1"},
-)
 VERDICT = Verdict(
     notebook="02_training",
     hypothesis="Top-GAP is at least as accurate.",

@@ -6,24 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.records import RECORD
 
 from topgap_nb import Estimate, UserError, format_interval, paper_effect, paper_table, readable
-from topgap_nb.results.records import Record
 from topgap_nb.results.tables import as_latex, as_markdown, key_columns, result_table
 from topgap_nb.store.layout import paper_root
 
-RECORD = Record(
-    notebook="02_training",
-    table="6",
-    quantity="topgap_accuracy",
-    value=0.9512345678,
-    low=0.9321,
-    high=0.9654,
-    n=624,
-    n_trainings=3,
-    profile="smoke",
-    settings={"dataset": "pneumonia", "architecture": "EfficientNet-Lite0", "k": 64},
-)
 STANDARD = replace(RECORD, quantity="standard_accuracy", value=0.94, low=0.92, high=0.955)
 
 

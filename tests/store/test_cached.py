@@ -1,6 +1,7 @@
 """A measurement is made once, and never taken for another."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -170,7 +171,7 @@ def test_a_data_set_counts_with_its_pixels_labels_and_masks(net, few, computed):
 
 def test_the_threads_decide_and_machine_versions_and_code_are_in_the_key(net, few, runs, computed):
     assert computed(lambda: predict(net, few))
-    key = store.about(entries(runs)[0])["key"]
+    key = json.loads((entries(runs)[0] / store.ABOUT).read_text())["key"]
     assert {"code", "machine", "versions", "threads"} <= set(key)
     assert "torch" in key["versions"]
     threads = torch.get_num_threads()

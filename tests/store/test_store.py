@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from topgap_nb.errors import NoFingerprint
 from topgap_nb.store.store import (
+    ABOUT,
     MISSING,
     Kind,
-    about,
     entry_of,
     get_or_make,
     look_up,
@@ -74,7 +74,8 @@ def test_a_thing_is_made_once_and_read_afterwards(runs, shape):
     assert get_or_make(kind, "thing", KEY, forbidden) == value
     (name,) = visible(runs)
     assert name.startswith("thing-")
-    assert about(runs / "things" / name)["key"] == {"k": ["int", 1]}
+    about = json.loads((runs / "things" / name / ABOUT).read_text())
+    assert about["key"] == {"k": ["int", 1]}
 
 
 def test_other_keys_names_and_kinds_are_other_entries(runs):

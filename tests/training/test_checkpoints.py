@@ -18,7 +18,6 @@ from helpers.trainings import (
     flip_a_byte,
     same_bytes,
     stop,
-    tiny_data,
     weights_of,
 )
 from safetensors.torch import load_file
@@ -32,16 +31,6 @@ from topgap_nb.training.loop import network_folder, train_or_load
 forks = pytest.mark.skipif(
     sys.platform != "linux" or torch.cuda.is_available(), reason="needs a fork of this process"
 )
-
-
-@pytest.fixture(scope="module")
-def data():
-    return tiny_data()
-
-
-@pytest.fixture(scope="module")
-def finished(data):
-    return train_or_load(TINY, data, quiet=True)
 
 
 @pytest.fixture

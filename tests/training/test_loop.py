@@ -28,17 +28,6 @@ from topgap_nb.training.loop import (
     train_or_load,
 )
 
-
-@pytest.fixture(scope="module")
-def data():
-    return tiny_data()
-
-
-@pytest.fixture(scope="module")
-def finished(data):
-    return train_or_load(TINY, data, quiet=True)
-
-
 # Once
 
 

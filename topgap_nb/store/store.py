@@ -157,11 +157,6 @@ def read_folder(folder: Path, read: Callable[[Path], Any]):
         return MISSING
 
 
-def about(entry: Path) -> dict:
-    """Return what stands in an entry's ``entry.json``."""
-    return json.loads((entry / ABOUT).read_text())
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

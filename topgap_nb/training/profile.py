@@ -7,7 +7,6 @@ of a profile.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
 
 import yaml
@@ -154,11 +153,6 @@ def load_profile(name: str) -> Profile:
     path = profiles_root() / f"{name}.yaml"
     if not path.exists():
         raise UserError(f"profile {name!r} is unknown: there are {', '.join(profile_names())}")
-    return _kept(path, name, path.stat().st_mtime_ns)
-
-
-@cache
-def _kept(path: Path, name: str, _modified: int) -> Profile:
     return read_profile(path, name)
 
 
