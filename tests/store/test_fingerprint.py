@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -311,3 +313,20 @@ def test_a_change_reaches_the_modules_that_import_it_and_no_other(tmp_path):
 
 def test_modules_of_others_have_no_code_here():
     assert code_fingerprint("numpy", "torch.nn") == code_fingerprint()
+
+
+def test_threads_take_turns_at_parsing(monkeypatch):
+    at_once, most, whole = [], [], ast.parse
+
+    def slow(source):
+        at_once.append(source)
+        most.append(len(at_once))
+        time.sleep(0.01)
+        at_once.pop()
+        return whole(source)
+
+    monkeypatch.setattr(ast, "parse", slow)
+    with ThreadPoolExecutor(4) as pool:
+        hashes = list(pool.map(source_hash, ["one = 1", "two = 2"] * 8))
+    assert len(set(hashes)) == 2
+    assert max(most) == 1

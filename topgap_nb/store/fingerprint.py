@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
@@ -26,6 +27,9 @@ from topgap_nb.store.layout import PACKAGE
 NOT_CODE = ("topgap_nb.store", "topgap_nb.errors")
 # Packages whose code is fixed by their version: their classes are identified by name.
 INSTALLED = {"torch", "torchvision", "timm", "topgap_nb"}
+# Python 3.11 counts the depth of a syntax tree for all threads together, and raises a SystemError
+# where one takes over while another builds its tree.
+_parsing = threading.Lock()
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -186,7 +190,7 @@ def imported_modules(source: str) -> list[str]:
     ``from topgap_nb import attack`` counts as the module that ``attack`` is defined in.
     """
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names if alias.name.startswith("topgap_nb.")]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("topgap_nb"):
@@ -201,7 +205,7 @@ def imported_modules(source: str) -> list[str]:
 @cache
 def public_names() -> dict[str, str]:
     """Return {public name: the module that defines it}, from the package's stub."""
-    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    stub = parse((PACKAGE / "__init__.pyi").read_text())
     return {
         alias.name: f"topgap_nb.{node.module}"
         for node in stub.body
@@ -217,13 +221,23 @@ def _file(module: str) -> Path | None:
     return file if module.startswith("topgap_nb.") and file.exists() else None
 
 
+def parse(source: str) -> ast.Module:
+    """Return the syntax tree of Python source; threads take turns.
+
+    Raises:
+        SyntaxError: it is not Python.
+    """
+    with _parsing:
+        return ast.parse(source)
+
+
 def source_hash(source: str) -> str:
     """Return a hash of Python source, blind to comments and docstrings.
 
     The same under every version of Python, so that a network trained under one is found under
     another.
     """
-    tree = ast.parse(source)
+    tree = parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 
 from topgap_nb.errors import UserError
+from topgap_nb.store.fingerprint import parse
 from topgap_nb.store.layout import notebooks_root
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
@@ -45,7 +46,7 @@ def declared_parameters(book: nbformat.NotebookNode) -> dict:
     else:
         raise UserError("the notebook has no cell tagged `parameters`")
     found = {}
-    for node in ast.parse(cell.source).body:
+    for node in parse(cell.source).body:
         try:
             (target,) = node.targets
             found[target.id] = ast.literal_eval(node.value)
@@ -68,7 +69,7 @@ def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> No
             node.id
             for cell in book.cells
             if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
-            for node in ast.walk(ast.parse(cell.source))
+            for node in ast.walk(parse(cell.source))
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
         }
     except (UserError, SyntaxError) as error:
