@@ -137,3 +137,17 @@ def test_pools_by_name():
     net.pool.k = 1
     images = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(net(images), net.class_maps(images).amax((2, 3)))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.int64])
+def test_masks_of_0_and_255_are_the_masks_that_they_look_like(kind):
+    masks = torch.zeros(2, 2, 2, dtype=torch.bool)
+    masks[0, 0] = True
+    assert k_from_masks(255 * masks.to(kind)) == k_from_masks(masks) == 0.25
+    assert suggested_k(255 * masks.to(kind)) == suggested_k(masks)
+
+
+@pytest.mark.parametrize("masks", [torch.rand(2, 3, 3), torch.ones(3, 3), torch.tensor(1)])
+def test_what_is_no_mask_is_refused(masks):
+    with pytest.raises(UserError, match="masks"):
+        k_from_masks(masks)

@@ -81,5 +81,5 @@ def test_the_reduction_reaches_the_total():
 
 
 def test_an_unknown_reduction_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"'median'.*'mean' or 'sum'"):
+    with pytest.raises(UserError, match=r"'median'.*mean, positions, sum"):
         sparsity_loss(MAPS, "median")

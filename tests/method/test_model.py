@@ -19,6 +19,7 @@ from topgap_nb.method.model import (
 from topgap_nb.method.pooling import TopKPool2d, top_k_pool
 
 FULLY_CONVOLUTIONAL = ["resnet18", "tf_efficientnet_lite0", "densenet121"]
+SWIN = "swin_tiny_patch4_window7_224"
 NOT_FULLY_CONVOLUTIONAL = ["convnext_atto", "mobilenetv3_small_050", "test_convnext"]
 
 
@@ -327,3 +328,56 @@ def test_a_network_is_built_by_the_name_of_its_head(head, kind):
 def test_an_unknown_head_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"'mlp'.*standard or topgap"):
         build_model("mlp", "test_resnet", 3)
+
+
+@pytest.mark.parametrize("make", [topgap, standard])
+def test_features_are_channels_first_where_timm_makes_them_last(make):
+    net = {topgap: TopGapNet, standard: StandardNet}[make](SWIN, 3).eval()
+    maps = net.features(pictures(1, 224))
+    assert [tuple(f.shape[1:]) for f in maps[-2:]] == [(384, 14, 14), (768, 7, 7)]
+    whole = timm.create_model(SWIN, num_classes=3).eval()
+    whole.load_state_dict((net.net if make is standard else net.backbone).state_dict(), False)
+    if make is standard:
+        theirs = whole.forward_features(net.normalised(pictures(1, 224)))
+        torch.testing.assert_close(maps[-1], theirs.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("backbone", [SWIN, "levit_128s", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("head", [lambda b: TopGapNet(b, 3, maps=3), lambda b: StandardNet(b, 3)])
+def test_a_backbone_of_one_image_size_says_which(head, backbone):
+    with pytest.raises(UserError, match=r"of 224 x 224 pixels only, not 64 x 64: set image_size"):
+        head(backbone)(pictures(1, 64))
+
+
+@pytest.mark.parametrize(("backbone", "maps"), [("levit_128s", None), ("resnet18", 9)])
+def test_more_feature_maps_than_there_are_is_refused(backbone, maps):
+    with pytest.raises(UserError, match=f"{backbone} has no feature maps"):
+        TopGapNet(backbone, 3, maps=maps)
+
+
+def test_features_that_are_tokens_are_refused():
+    with pytest.raises(UserError, match="ends in tokens"):
+        StandardNet("vit_tiny_patch16_224", 3).features(pictures(1, 224))
+
+
+def test_cam_leaves_batch_normalisation_and_the_mode_as_they_were():
+    net = topgap().train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.cam(pictures())
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("class_idx", [torch.tensor([4, 0], dtype=torch.uint8), [4, 0]])
+def test_cam_takes_class_indices_of_any_whole_type(class_idx):
+    net = topgap()
+    expected = net.cam(pictures(), torch.tensor([4, 0]))
+    assert torch.equal(net.cam(pictures(), class_idx), expected)
+
+
+@pytest.mark.parametrize(
+    "class_idx", [-1, 5, torch.tensor([True, False]), torch.tensor([0, 1, 2]), 0.5, "cat"]
+)
+def test_a_class_that_does_not_exist_is_refused(class_idx):
+    with pytest.raises(UserError, match="class_idx"):
+        topgap().cam(pictures(), class_idx)

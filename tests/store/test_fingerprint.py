@@ -330,3 +330,10 @@ def test_threads_take_turns_at_parsing(monkeypatch):
         hashes = list(pool.map(source_hash, ["one = 1", "two = 2"] * 8))
     assert len(set(hashes)) == 2
     assert max(most) == 1
+
+
+def test_a_view_counts_as_what_it_shows():
+    shown = torch.tensor([[0, 2], [1, 3]])
+    assert fingerprint(torch.arange(4).view(2, 2).T) == fingerprint(shown)
+    assert fingerprint(torch.tensor(1).expand(1)) == fingerprint(torch.tensor([1]))
+    assert fingerprint(torch.tensor([5, 7]).expand(3, 2)) == fingerprint(torch.tensor([[5, 7]] * 3))

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from helpers.trainings import TINY, counted_steps, same_bytes, tiny_data, weights_of
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from topgap_nb.data.image_set import Splits
 from topgap_nb.data.reading import LazyImages, class_folders, decoded
-from topgap_nb.errors import NoFingerprint
+from topgap_nb.errors import NoFingerprint, UserError
 from topgap_nb.method.model import build_model
 from topgap_nb.store.fingerprint import modules_behind
 from topgap_nb.training.augment import AUGMENTATIONS, CROP_FLIP_CUTOUT, augment, augmentation_noise
@@ -25,6 +26,7 @@ from topgap_nb.training.loop import (
     loss_of,
     lr_schedule,
     make_optimizer,
+    sparsity_weight_at,
     train_or_load,
 )
 
@@ -45,7 +47,8 @@ def test_it_gives_a_frozen_network_in_evaluation_mode_and_a_history(finished):
     assert not any(p.requires_grad for p in finished.model.parameters())
     assert finished.spec == TINY
     assert finished.history.index.tolist() == [1, 2, 3]
-    columns = ["cross_entropy", "sparsity", "accuracy", "images_per_second"]
+    columns = ["cross_entropy", "sparsity", "accuracy", "mean_abs", "map_l1", "empty"]
+    columns += ["images_per_second"]
     assert finished.history.columns.tolist() == columns
 
 
@@ -231,7 +234,7 @@ def test_the_ablations_take_the_norm_of_feature_maps(batch, where, reduction):
     spec = TINY.replace(
         head="standard", sparsity_on=where, sparsity_reduction=reduction, sparsity_weight=0.25
     )
-    terms, logits = loss_of(model, images, labels, spec)
+    terms, logits, _ = loss_of(model, images, labels, spec)
     features = model.features(images)
     chosen = features if where == "all_features" else [features[-1]]
     per_map = [f.abs().mean() if reduction == "mean" else f.abs().sum() / 3 for f in chosen]
@@ -250,7 +253,7 @@ def test_the_method_takes_the_norm_of_the_class_maps(batch, head, reduction):
     if head == "topgap":
         nn.init.normal_(model.head.classifier.weight)
     spec = TINY.replace(head=head, sparsity_weight=0.25, sparsity_reduction=reduction)
-    terms, logits = loss_of(model, images, labels, spec)
+    terms, logits, _ = loss_of(model, images, labels, spec)
     maps = model.class_maps(images)
     norm = maps.abs().mean() if reduction == "mean" else maps.abs().sum() / 3
     best = maps.flatten(2).sort(descending=True).values[..., :2].mean(-1)
@@ -264,7 +267,7 @@ def test_a_network_without_class_maps_has_cross_entropy_only(batch):
     model = build_model("standard", "test_convnext", 3).eval()
     assert model.pool is None
     spec = TINY.replace(head="standard", sparsity_weight=0.5)
-    terms, logits = loss_of(model, images, labels, spec)
+    terms, logits, _ = loss_of(model, images, labels, spec)
     torch.testing.assert_close(terms.total, F.cross_entropy(model(images), labels))
     torch.testing.assert_close(logits, model(images))
 
@@ -286,6 +289,47 @@ def test_a_step_stays_where_its_batch_is(name):
         images = torch.rand(4, 3, 96, 96).to(elsewhere)
         labels = torch.tensor([0, 1, 2, 0]).to(elsewhere)
         noise = augmentation_noise(4, torch.Generator().manual_seed(0))
-        terms, _ = loss_of(net, augment(images, name, noise), labels, TINY)
+        terms, *_ = loss_of(net, augment(images, name, noise), labels, TINY)
         assert terms.total.device.type == elsewhere.type
         terms.total.backward()
+
+
+def test_lambda_rises_over_the_second_half_of_the_ramp():
+    spec = TINY.replace(sparsity_weight=2.0, sparsity_ramp=0.5)
+    weights = [sparsity_weight_at(spec, progress) for progress in (0, 0.2, 0.25, 0.375, 0.5, 1)]
+    assert weights == pytest.approx([0, 0, 0, 1, 2, 2])
+    assert sparsity_weight_at(TINY, 0) == TINY.sparsity_weight
+
+
+def test_the_ramp_reaches_the_loss():
+    spec = TINY.replace(sparsity_weight=2.0, sparsity_ramp=0.5)
+    model = init_model(spec, 4)
+    nn.init.normal_(model.head.classifier.weight)
+    images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    early, *_ = loss_of(model, images, labels, spec, 0.1)
+    late, *_ = loss_of(model, images, labels, spec, 0.9)
+    assert early.total.item() == pytest.approx(early.cross_entropy.item())
+    expected = late.cross_entropy.item() + 2 * late.sparsity.item()
+    assert late.total.item() == pytest.approx(expected, rel=1e-5)
+    assert late.sparsity > 0.01
+
+
+@pytest.mark.parametrize(("images", "steps"), [(32, 2), (33, 2), (34, 3)])
+def test_no_batch_holds_one_image_alone(images, steps):
+    # Batch normalisation over a map of 1 x 1 has no spread to learn from in one image.
+    network = train_or_load(TINY.replace(epochs=1), tiny_data(images=images), quiet=True)
+    states = load_file(network.folder / "model.safetensors")
+    counts = [value for name, value in states.items() if name.endswith("num_batches_tracked")]
+    assert {int(count) for count in counts} == {steps}
+
+
+def test_one_image_is_no_training_set():
+    with pytest.raises(UserError, match="has 1 training images: a training needs two"):
+        train_or_load(TINY, tiny_data(images=1), quiet=True)
+
+
+def test_the_history_describes_the_true_class_s_map():
+    data, spec = tiny_data(images=16), TINY.replace(epochs=1, batch_size=16, augmentation="none")
+    last = train_or_load(spec, data, quiet=True).history.iloc[-1]
+    # One step: the maps are still those of the first forward pass, which are all zero.
+    assert last[["mean_abs", "map_l1", "empty"]].tolist() == [0.0, 0.0, 1.0]

@@ -20,7 +20,8 @@ CHANGES = {
     "k": 4,
     "sparsity_weight": 0.25,
     "sparsity_on": "last_features",
-    "sparsity_reduction": "sum",
+    "sparsity_reduction": "positions",
+    "sparsity_ramp": 0.5,
     "epochs": 4,
     "batch_size": 8,
     "optimizer": "sgd",
@@ -28,6 +29,7 @@ CHANGES = {
     "head_lr": 1e-3,
     "weight_decay": 0.1,
     "augmentation": "none",
+    "adversarial_epsilon": 4 / 255,
     "pretrained": True,
     "precision": "bfloat16",
     "threads": 2,
@@ -126,6 +128,9 @@ def test_the_key_is_the_same_in_every_process(data):
         ({"optimizer": "adam"}, "'adam': use adamw or sgd"),
         ({"precision": "float16"}, "'float16': use float32 or bfloat16"),
         ({"sparsity_on": "logits"}, "'logits': use class_maps"),
+        ({"sparsity_reduction": "max"}, "'max': use mean or positions or sum"),
+        ({"sparsity_ramp": 1.0}, r"sparsity_ramp = 1.0 must lie in \[0, 1\)"),
+        ({"adversarial_epsilon": 8}, r"adversarial_epsilon = 8.0 must lie in \[0, 1\)"),
         ({"sparsity_on": "last_features"}, "an ablation of head 'standard'"),
         ({"wings": 2, "dataset": "cub"}, "a training has no dataset, wings; it has backbone"),
     ],
@@ -142,7 +147,6 @@ def test_a_specification_out_of_range_is_refused(choices, words):
         ({"k": 0}, "k = 0"),
         ({"k": 9999}, "k = 9999 does not fit"),
         ({"augmentation": "cutout"}, "'cutout' is unknown"),
-        ({"sparsity_reduction": "max"}, "'max' is unknown"),
     ],
 )
 def test_a_choice_that_does_not_exist_leaves_no_training_behind(data, runs, choices, words):
@@ -160,7 +164,7 @@ def test_a_title_tells_the_ablations_apart():
     assert plain.replace(sparsity_weight=0.0).title == "standard seed 0"
     others = [TINY, TINY.replace(sparsity_reduction="sum"), TINY.replace(k=0.5)]
     others += [plain.replace(sparsity_on=place) for place in ("last_features", "all_features")]
-    assert others[1].title == "topgap k=3 lambda=0.5 as a sum seed 0"
+    assert others[1].title == "topgap k=3 lambda=0.5 (sum) seed 0"
     assert others[-1].title == "standard k=1 lambda=0.5 on all_features seed 0"
     assert len({spec.title for spec in others}) == len(others)
 

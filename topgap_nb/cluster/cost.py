@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from topgap_nb.cluster.grid import Run, is_stored
+from topgap_nb.cluster.grid import Run, fault_of, state_of
 from topgap_nb.data.registry import is_absent
 from topgap_nb.errors import UserError
 from topgap_nb.method.model import build_model
@@ -59,7 +59,9 @@ def predict_cost(profile: Profile, runs: list[Run]) -> list[Cost]:
     rows = []
     for names, group in groups.items():
         images, classes, note = extents[names[0]]
-        todo = group if note else [run for run in group if not is_stored(run)]
+        states = [(False, note)] * len(group) if note else [state_of(run) for run in group]
+        todo = [run for run, (stored, _) in zip(group, states, strict=True) if not stored]
+        note = next((fault for _, fault in states if fault), "")
         spec = group[0].spec
         speed = images_per_second(
             spec.replace(seed=0, epochs=1, pretrained=False), group[0].data["image_size"], classes
@@ -87,8 +89,9 @@ def _extent(profile: Profile, run: Run) -> tuple[int | None, int, str]:
         whole = {"fold": None, "train_images": None}
         train = run._replace(data={**run.data, **whole}).open().train
         return published.get("images", len(train)), len(train.class_names), ""
-    except UserError as error:
-        return published.get("images"), published.get("classes", 10), str(error)
+    except Exception as error:
+        # As in ``state_of``: the others are estimated.
+        return published.get("images"), published.get("classes", 10), fault_of(error)
 
 
 def _epoch_images(run: Run, images: int) -> int:
@@ -113,7 +116,7 @@ def images_per_second(spec: TrainingSpec, image_size: int, classes: int) -> floa
         for _ in range(3):
             start = time.perf_counter()
             with torch.autocast(device().type, torch.bfloat16, enabled=low_precision):
-                terms, _ = loss_of(model, images, labels, spec)
+                terms, *_ = loss_of(model, images, labels, spec)
             terms.total.backward()
             optimizer.step()
             if device().type == "cuda":

@@ -30,13 +30,14 @@ from topgap_nb.data.image_set import Splits
 from topgap_nb.data.registry import is_absent, open_dataset
 from topgap_nb.errors import Diverged, UserError
 from topgap_nb.store.fingerprint import fingerprint
+from topgap_nb.store.layout import environment
 from topgap_nb.training.loop import network_folder, network_key, train_or_load
 from topgap_nb.training.profile import SPEC_FIELDS, Profile
 from topgap_nb.training.spec import TrainingSpec
 
 # How often Ray starts a run again whose worker died; it resumes from its last checkpoint.
 RETRIES = 3
-METHOD_FIELDS = {"k", "sparsity_weight", "sparsity_on", "sparsity_reduction"}
+METHOD_FIELDS = {"k", "sparsity_weight", "sparsity_on", "sparsity_reduction", "sparsity_ramp"}
 
 
 class Run(NamedTuple):
@@ -119,6 +120,21 @@ def is_stored(run: Run) -> bool:
     return not is_absent(run.dataset) and network_folder(run.spec, run.open()).exists()
 
 
+def state_of(run: Run) -> tuple[bool, str]:
+    """Return (whether a run's network is stored, what is wrong with its images in one line)."""
+    try:
+        return is_stored(run), ""
+    except Exception as error:
+        # Whatever a damaged list or image makes its reader raise stops no other data set.
+        return False, fault_of(error)
+
+
+def fault_of(error: Exception) -> str:
+    """Return an error in one line; what is no refusal begins with its kind."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
+
+
 def run_grid(
     runs: list[Run], engine: str = "local", echo: Callable[[str], None] = print, **options
 ) -> list[tuple[Run, str]]:
@@ -142,14 +158,13 @@ def run_grid(
     for run in runs:
         if run.dataset in absent:
             continue
-        try:
-            if is_stored(run):
-                stored += 1
-            else:
-                todo.append(run)
-        except UserError as error:
-            # A data set of which a part is missing does not stop the others.
-            failed.append((run, " ".join(str(error).split())))
+        is_there, fault = state_of(run)
+        if fault:
+            failed.append((run, fault))
+        elif is_there:
+            stored += 1
+        else:
+            todo.append(run)
     echo(f"{len(runs)} runs, {stored} of them stored")
     for name in sorted(absent):
         echo(f"{name}: data absent, its runs are left out")
@@ -171,8 +186,10 @@ def locally(runs: list[Run]) -> Iterator[tuple[Run, str]]:
 def _attempt(run: Run) -> str:
     try:
         train_or_load(run.spec, run.open(), quiet=True)
-    except (UserError, Diverged) as error:
-        return " ".join(str(error).split())
+    except UserError as error:
+        return fault_of(error)
+    except Diverged as error:
+        return str(error)
     return ""
 
 
@@ -195,7 +212,9 @@ def on_ray(
         ray.init(address=address, include_dashboard=False, logging_level="ERROR")
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(_task)
-    here = {name: value for name, value in os.environ.items() if name.startswith("TOPGAP_")}
+    # Of what is set here: the folders of another node are its own where nothing names them.
+    here = {n: v for n, v in os.environ.items() if n.startswith("TOPGAP_")}
+    here |= {n: v for n, v in environment().items() if n in here}
     waiting = {task.remote(run, _key(run), here): run for run in runs}
     while waiting:
         (ready,), _ = ray.wait(list(waiting))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from topgap_nb.errors import UserError
+from topgap_nb.inputs import as_labels, as_masks
 from topgap_nb.store.fingerprint import content, fingerprint
 
 SPLITS = ("train", "val", "test")
@@ -45,6 +46,27 @@ class ImageSet(Dataset):
     group: Tensor | None = None
     group_names: tuple[str, ...] = ()
     subject_ids: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        """Check that all parts are of the same images.
+
+        Raises:
+            UserError: pixels, labels or masks of another shape or type than stated.
+        """
+        pixels, count = self.pixels, len(self.pixels)
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+            raise UserError(
+                f"pixels of {self.name!r} are {pixels.dtype} {tuple(pixels.shape)}: give uint8 "
+                f"(N, 1 or 3, H, W)"
+            )
+        object.__setattr__(self, "labels", as_labels(self.labels, count))
+        if self.masks is not None:
+            masks = as_masks(self.masks, (count, *pixels.shape[-2:]))
+            object.__setattr__(self, "masks", masks)
+        for name in ("ids", "masked", "group", "subject_ids"):
+            values = getattr(self, name)
+            if values is not None and len(values) != count:
+                raise UserError(f"{name} of {self.name!r} are {len(values)} for {count} images")
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
+from topgap_nb.inputs import as_masks
 from topgap_nb.method.pooling import TopKPool2d, top_k_pool
 
 # One unit of the learnt parameter moves the share from 0.5 to nearly 1: the learning rates that
@@ -24,7 +25,8 @@ def k_from_masks(masks: Tensor) -> float:
     """Return the mean share of the image that the object covers: k as a share of the map.
 
     Args:
-        masks: (N, H, W) bool; a handful is enough where sizes vary little. Boxes give a larger k.
+        masks: (N, H, W), as ``inputs.as_masks`` takes them; a handful is enough where sizes vary
+            little. Boxes give a larger k.
 
     Raises:
         UserError: no mask, or none that covers anything.
@@ -33,6 +35,7 @@ def k_from_masks(masks: Tensor) -> float:
         >>> k_from_masks(torch.tensor([[[True, False], [False, False]]]))
         0.25
     """
+    masks = as_masks(masks)
     share = masks.float().mean().item() if masks.numel() else 0.0
     if not share:
         raise UserError("the masks cover nothing: k needs at least one object")

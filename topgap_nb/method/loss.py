@@ -7,6 +7,8 @@ from torch import Tensor
 
 from topgap_nb.errors import UserError
 
+READINGS = ("mean", "positions", "sum")
+
 
 class LossTerms(NamedTuple):
     """The two terms of Equation 1, scalars: CE in nats, and ||X||_1 >= 0 with its weight lambda."""
@@ -27,27 +29,31 @@ def sparsity_loss(class_maps: Tensor, reduction: str = "mean") -> Tensor:
     """Return the l1 norm of the class maps, averaged over the batch: a scalar >= 0.
 
     Args:
-        class_maps: (N, C, h, w), unnormalised.
-        reduction: ``"mean"`` averages |X| over classes and positions too, so that lambda does not
-            depend on the size of the map; ``"sum"`` adds |X| over them: ||X||_1 read literally.
+        class_maps: X, (N, C, h, w), unnormalised.
+        reduction: how ||X||_1 is read. ``"mean"`` averages |X| over classes and positions;
+            ``"positions"`` adds over the classes and averages over the positions, so that one
+            lambda means the same for any number of classes; ``"sum"`` adds over both.
 
     Raises:
         UserError: unknown reduction.
 
-    Source: paper, Equation 1, which does not say which reduction it used. ``mean`` is our choice:
-    with lambda = 1, the paper's value, the literal sum drives training to empty maps (notebook 07
-    measures it).
+    Source: paper, Equation 1, which does not say which reading it used; what each asks for is in
+    ``method.equilibrium``.
 
     Example:
         >>> import torch
-        >>> sparsity_loss(torch.tensor([[[[1.0, -3.0]], [[0.0, 4.0]]]]))
-        tensor(2.)
+        >>> maps = torch.tensor([[[[1.0, -3.0]], [[0.0, 4.0]]]])
+        >>> [sparsity_loss(maps, reading).item() for reading in READINGS]
+        [2.0, 4.0, 8.0]
     """
-    if reduction == "mean":
-        return class_maps.abs().mean()
-    if reduction == "sum":
-        return class_maps.abs().sum() / class_maps.shape[0]
-    raise UserError(f"sparsity reduction {reduction!r} is unknown: use 'mean' or 'sum'")
+    if reduction not in READINGS:
+        raise UserError(f"sparsity reduction {reduction!r} is unknown: use {', '.join(READINGS)}")
+    return class_maps.abs().mean() * l1_factor(reduction, *class_maps.shape[1:])
+
+
+def l1_factor(reduction: str, classes: int, height: int, width: int) -> int:
+    """Return by how much a reading of ||X||_1 is larger than the mean of |X|."""
+    return {"mean": 1, "positions": classes, "sum": classes * height * width}[reduction]
 
 
 def top_gap_loss(

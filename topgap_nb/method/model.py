@@ -4,11 +4,15 @@ Both networks take images in [0, 1], (N, 3, H, W), and have the same methods:
 ``features`` -> ``class_maps`` -> ``pool`` -> logits, and ``cam``.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
+from topgap_nb.inputs import as_class_idx
 from topgap_nb.method.backbones import create_backbone
 from topgap_nb.method.choose_k import make_pool
 from topgap_nb.method.pooling import is_average
@@ -39,26 +43,60 @@ def of_class(values: Tensor, logits: Tensor, class_idx: int | Tensor | None) -> 
     """Return the values, (N, ...) of (N, C, ...), of one class per image; None: the predicted."""
     if class_idx is None:
         class_idx = logits.argmax(1)
-    class_idx = torch.as_tensor(class_idx, device=values.device).expand(len(values))
+    class_idx = as_class_idx(class_idx, len(values), values.shape[1]).to(values.device)
     return values[torch.arange(len(values), device=values.device), class_idx]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Hold a model in evaluation mode, without parameter gradients; restore both after."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield model.eval().requires_grad_(False)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, want in wanted:
+            parameter.requires_grad_(want)
 
 
 class MapClassifier(nn.Module):
     """What standard and Top-GAP networks share: logits = pool(class_maps(images)).
 
     ``pool``, (N, C, h, w) to (N, C), can be swapped on a finished network.
+
+    Args:
+        mean, std: of the pixels that the backbone was trained on, per channel.
+        only_size: (H, W), where the backbone takes no other; None where it takes any.
     """
 
     pool: nn.Module
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        only_size: tuple[int, int] | None = None,
+    ):
         super().__init__()
         # Attack budgets are stated in [0, 1] pixels, so normalisation belongs to the network.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.only_size = only_size
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return images in [0, 1] in the units that the backbone was trained in."""
+        """Return images in [0, 1] in the units that the backbone was trained in.
+
+        Raises:
+            UserError: the backbone takes images of one size only, and not of this one.
+        """
+        if self.only_size and images.shape[-2:] != self.only_size:
+            height, width = self.only_size
+            raise UserError(
+                f"this backbone takes images of {height} x {width} pixels only, not "
+                f"{images.shape[-2]} x {images.shape[-1]}: set image_size, or take another backbone"
+            )
         return (images - self.mean) / self.std
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -85,8 +123,10 @@ class MapClassifier(nn.Module):
         For a standard network this is CAM, Definition 3 (Zhou et al. 2016,
         https://arxiv.org/abs/1512.04150).
         """
-        maps = self.class_maps(images)
-        return explanation_map(of_class(maps, self.pool(maps), class_idx), images.shape[-2:])
+        with frozen(self):
+            maps = self.class_maps(images)
+            logits = self.pool(maps)
+        return explanation_map(of_class(maps, logits, class_idx), images.shape[-2:])
 
 
 class PyramidHead(nn.Module):
@@ -146,6 +186,18 @@ class PyramidHead(nn.Module):
         return total + bias.view(1, -1, 1, 1)
 
 
+def _input_of(net: nn.Module) -> tuple:
+    """Return (mean, std, only size) of the images that a timm network takes."""
+    config = net.pretrained_cfg
+    only_size = tuple(config["input_size"][-2:]) if config.get("fixed_input_size") else None
+    return config["mean"], config["std"], only_size
+
+
+def _channels_first(maps: Tensor, net: nn.Module) -> Tensor:
+    """Return feature maps as (N, D, h, w): some of timm's transformers make (N, h, w, D)."""
+    return maps.permute(0, 3, 1, 2) if getattr(net, "output_fmt", "") == "NHWC" else maps
+
+
 def _upsampled(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear")
 
@@ -188,15 +240,20 @@ class TopGapNet(MapClassifier):
             if maps < 1:
                 raise UserError(f"maps = {maps}: the pyramid needs at least one feature map")
             maps = range(-maps, 0)
-        net = create_backbone(backbone, pretrained, features_only=True, out_indices=tuple(maps))
-        config = net.pretrained_cfg
-        super().__init__(config["mean"], config["std"])
+        maps = tuple(maps)
+        try:
+            net = create_backbone(backbone, pretrained, features_only=True, out_indices=maps)
+        except (AssertionError, IndexError) as error:
+            raise UserError(
+                f"{backbone} has no feature maps {maps} ({error}): give another `maps`, such as 3"
+            ) from error
+        super().__init__(*_input_of(net))
         self.backbone = net
         self.head = PyramidHead(net.feature_info.channels(), num_classes, dropout)
         self.pool = make_pool(k, num_classes)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        return self.backbone(self.normalised(images))
+        return [_channels_first(f, self.backbone) for f in self.backbone(self.normalised(images))]
 
     def class_maps(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
@@ -225,7 +282,7 @@ class StandardNet(MapClassifier):
         self, backbone: str, num_classes: int, k: int | float | str = 1.0, pretrained: bool = False
     ):
         net = create_backbone(backbone, pretrained, num_classes=num_classes)
-        super().__init__(net.pretrained_cfg["mean"], net.pretrained_cfg["std"])
+        super().__init__(*_input_of(net))
         self.net = net
         self.pool = make_pool(k, num_classes) if _ends_in_average_and_linear(net) else None
         if self.pool is None and not is_average(k):
@@ -237,7 +294,11 @@ class StandardNet(MapClassifier):
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps, largest first; the last is the one the network pools, X^(n)."""
         final, maps = self.net.forward_intermediates(self.normalised(images))
-        return [*maps[:-1], final]
+        if final.ndim != 4:
+            raise UserError(
+                f"{type(self.net).__name__} ends in tokens, not in feature maps (N, D, h, w)"
+            )
+        return [*maps[:-1], _channels_first(final, self.net)]
 
     def class_maps(self, images: Tensor) -> Tensor:
         if self.pool is None:

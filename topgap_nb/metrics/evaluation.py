@@ -10,25 +10,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from topgap_nb.method.model import frozen
+
 
 def device() -> torch.device:
     """Return the device to train and to measure on: the GPU, if not ``accelerate launch --cpu``."""
     off = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return torch.device("cuda" if torch.cuda.is_available() and not off else "cpu")
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Hold a model in evaluation mode, without parameter gradients; restore both after."""
-    modes = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield model.eval().requires_grad_(False)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, want in wanted:
-            parameter.requires_grad_(want)
 
 
 @contextmanager

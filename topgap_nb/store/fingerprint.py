@@ -77,7 +77,8 @@ def content(value):
 def _of_array(array: Tensor | np.ndarray) -> str:
     # Arrays that are read backwards, and tensors that are views of others, as they look.
     array = np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
-    values = torch.as_tensor(array).detach().cpu().contiguous()
+    # Of a view that repeats one element, `contiguous` keeps the stride of 0.
+    values = torch.as_tensor(array).detach().cpu().clone(memory_format=torch.contiguous_format)
     digest = hashlib.sha256(f"{values.dtype} {tuple(values.shape)}".encode())
     digest.update(values.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -154,15 +155,15 @@ def _of_files(path: Path) -> list | str | None:
     return digest.hexdigest()
 
 
-def code_fingerprint(*modules: str, without: str | None = None) -> str:
+def code_fingerprint(*modules: str, without: Iterable[str] = ()) -> str:
     """Return a hash of package modules and of all package modules behind them.
 
     Args:
         modules: names such as ``topgap_nb.metrics.erf``; others are passed over, since the versions
             of installed packages are keyed as such.
-        without: a module that decides nothing beyond the values that are keyed anyway.
+        without: modules that decide nothing beyond the values that are keyed anyway.
     """
-    return _code(tuple(sorted(modules_behind(modules) - {without})))
+    return _code(tuple(sorted(modules_behind(modules) - {*without})))
 
 
 @cache

@@ -33,6 +33,7 @@ from topgap_nb.store import store
 from topgap_nb.store.fingerprint import code_fingerprint
 from topgap_nb.store.machine import hardware, versions
 from topgap_nb.training import processes
+from topgap_nb.training.adversarial import attacked
 from topgap_nb.training.augment import augment, augmentation_noise
 from topgap_nb.training.batches import batch_iterator
 from topgap_nb.training.checkpoints import checkpoints_in, resume, save_checkpoint
@@ -40,6 +41,8 @@ from topgap_nb.training.depthwise import speed_up_depthwise
 from topgap_nb.training.spec import TrainingSpec
 
 WARM_UP = 0.2
+# A position counts as empty below this share of its map's largest value.
+NEAR_ZERO = 0.05
 
 
 class TrainedNetwork(NamedTuple):
@@ -48,7 +51,10 @@ class TrainedNetwork(NamedTuple):
     Attributes:
         spec: what was trained.
         model: the network, in evaluation mode, on the CPU.
-        history: one row per epoch: cross_entropy, sparsity, accuracy, images_per_second.
+        history: one row per epoch, means over its images: cross_entropy and sparsity (the terms of
+            Equation 1), accuracy, mean_abs (of the class maps), map_l1 (mean of the true class's
+            map after min-max scaling), empty (share of that map's positions within a twentieth of
+            its largest value from zero); and images_per_second.
         folder: where it is kept.
     """
 
@@ -87,8 +93,9 @@ def network_key(spec: TrainingSpec, data: Splits) -> dict:
     return {
         "spec": asdict(spec),
         "data": data.fingerprint,
-        # The specification's own module holds names and checks of values that are in the key.
-        "code": code_fingerprint(__name__, without=TrainingSpec.__module__),
+        # The specification's own module holds names and checks of values that are in the key; what
+        # is refused decides no weight.
+        "code": code_fingerprint(__name__, without=(TrainingSpec.__module__, "topgap_nb.inputs")),
         "versions": {name: versions()[name] for name in ("torch", "timm")},
     }
 
@@ -166,6 +173,8 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 def _train(spec: TrainingSpec, data: Splits, folder: Path, quiet: bool) -> _Stored:
     train, title = data.train, f"{data.name} {spec.title}"
+    if len(train) < 2:
+        raise UserError(f"{data.name} has {len(train)} training images: a training needs two")
     if 0 < len(train) % spec.batch_size < processes.world_size():
         raise UserError(
             f"the last batch, of {len(train) % spec.batch_size}, cannot be shared by "
@@ -177,7 +186,7 @@ def _train(spec: TrainingSpec, data: Splits, folder: Path, quiet: bool) -> _Stor
     with processes.main_first():
         start, history = resume(folder, model, optimizer)
     loss = processes.wrap_loss(_Loss(model, spec))
-    steps = math.ceil(len(train) / spec.batch_size)
+    steps = len(_batches(torch.arange(len(train)), spec.batch_size))
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm)]
     low_precision = spec.precision == "bfloat16"
     bar = tqdm(
@@ -188,10 +197,11 @@ def _train(spec: TrainingSpec, data: Splits, folder: Path, quiet: bool) -> _Stor
         for epoch in range(start, spec.epochs):
             generator = torch.Generator().manual_seed(spec.seed * 10_007 + epoch)
             torch.manual_seed(spec.seed * 10_007 + epoch)
-            order = torch.randperm(len(train), generator=generator).split(spec.batch_size)
+            order = _batches(torch.randperm(len(train), generator=generator), spec.batch_size)
             means, model = _EpochMeans(), model.train()
             for step, (images, labels) in enumerate(batches([index[mine] for index in order])):
-                factor = lr_schedule((epoch * steps + step) / (spec.epochs * steps))
+                progress = (epoch * steps + step) / (spec.epochs * steps)
+                factor = lr_schedule(progress)
                 for group in optimizer.param_groups:
                     group["lr"] = group["peak"] * factor
                 for norm in norms:
@@ -201,14 +211,16 @@ def _train(spec: TrainingSpec, data: Splits, folder: Path, quiet: bool) -> _Stor
                 whole = len(order[step])
                 noise = augmentation_noise(whole, generator)[:, mine]
                 images = augment(images, spec.augmentation, noise)
+                if spec.adversarial_epsilon:
+                    images = attacked(model, images, labels, spec.adversarial_epsilon, generator)
                 with torch.autocast(device().type, torch.bfloat16, enabled=low_precision):
-                    terms, logits = loss(images, labels)
+                    terms, logits, maps = loss(images, labels, progress)
                 if not torch.isfinite(terms.total):
                     raise _diverged(title, spec, folder, "the loss is not finite", step, epoch)
                 optimizer.zero_grad()
                 processes.weigh_loss(terms.total, len(labels), whole).backward()
                 optimizer.step()
-                means.add(terms, logits, labels)
+                means.add(terms, logits, maps, labels)
                 bar.update(whole)
                 bar.set_postfix_str(str(means), refresh=False)
             if not all(torch.isfinite(p).all() for p in model.parameters()):
@@ -217,6 +229,14 @@ def _train(spec: TrainingSpec, data: Splits, folder: Path, quiet: bool) -> _Stor
             if processes.is_main():
                 save_checkpoint(folder, epoch + 1, model, optimizer, history)
     return _Stored(model.state_dict(), history, data.num_classes, asdict(spec))
+
+
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Return an order of images as batches; batch normalisation cannot learn from one image."""
+    batches = list(order.split(size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def _diverged(title: str, spec: TrainingSpec, folder: Path, what: str, step: int, epoch: int):
@@ -229,28 +249,44 @@ def _diverged(title: str, spec: TrainingSpec, folder: Path, what: str, step: int
 
 
 def loss_of(
-    model: MapClassifier, images: Tensor, labels: Tensor, spec: TrainingSpec
-) -> tuple[LossTerms, Tensor]:
-    """Return the loss terms and the logits of a batch, from one forward pass.
+    model: MapClassifier, images: Tensor, labels: Tensor, spec: TrainingSpec, progress: float = 1.0
+) -> tuple[LossTerms, Tensor, Tensor]:
+    """Return the loss terms, the logits and the class maps of a batch, from one forward pass.
 
     ``spec.sparsity_on`` says what the l1 term is taken on: the class maps (the paper's method), or,
-    in its ablations (Tables A5 to A7), the last feature map or all of the backbone's.
+    in its ablations (Tables A5 to A7), the last feature map or all of the backbone's. Networks
+    without class maps have their logits in place of them, and no l1 term.
+
+    Args:
+        model, spec: a network and how it is trained.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N,).
+        progress: the share of training that is done, for ``sparsity_ramp``.
     """
     images = images.contiguous(memory_format=torch.channels_last)
-    weight, reduction = spec.sparsity_weight, spec.sparsity_reduction
+    weight, reduction = sparsity_weight_at(spec, progress), spec.sparsity_reduction
     if spec.sparsity_on == "class_maps":
         if model.pool is None:
             logits = model(images)
-            return top_gap_loss(logits, logits[..., None, None], labels, 0.0), logits
+            maps = logits[..., None, None]
+            return top_gap_loss(logits, maps, labels, 0.0), logits, maps
         maps = model.class_maps(images)
         logits = model.pool(maps)
-        return top_gap_loss(logits, maps, labels, weight, reduction), logits
+        return top_gap_loss(logits, maps, labels, weight, reduction), logits, maps
     features = model.features(images)
-    logits = model.pool(model.maps_of(features[-1]))
+    maps = model.maps_of(features[-1])
+    logits = model.pool(maps)
     penalised = features if spec.sparsity_on == "all_features" else features[-1:]
-    norm = sum(sparsity_loss(maps, reduction) for maps in penalised) / len(penalised)
+    norm = sum(sparsity_loss(values, reduction) for values in penalised) / len(penalised)
     terms = top_gap_loss(logits, features[-1], labels, weight)
-    return terms._replace(sparsity=norm), logits
+    return terms._replace(sparsity=norm), logits, maps
+
+
+def sparsity_weight_at(spec: TrainingSpec, progress: float) -> float:
+    """Return lambda at a share of training: 0, then up along a line, as ``sparsity_ramp`` says."""
+    if progress >= spec.sparsity_ramp:
+        return spec.sparsity_weight
+    return spec.sparsity_weight * max(0.0, 2 * progress / spec.sparsity_ramp - 1)
 
 
 class _Loss(nn.Module):
@@ -260,8 +296,10 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.spec = model, spec
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[LossTerms, Tensor]:
-        return loss_of(self.model, images, labels, self.spec)
+    def forward(
+        self, images: Tensor, labels: Tensor, progress: float
+    ) -> tuple[LossTerms, Tensor, Tensor]:
+        return loss_of(self.model, images, labels, self.spec, progress)
 
 
 def lr_schedule(progress: float) -> float:
@@ -292,16 +330,25 @@ class _EpochMeans:
     """Means over the images of the current epoch, and the throughput."""
 
     def __init__(self):
-        self.images, self.start = 0, time.perf_counter()
-        self.sums = {"cross_entropy": 0.0, "sparsity": 0.0, "accuracy": 0.0}
+        self.images, self.start, self.sums = 0, time.perf_counter(), {}
 
-    def add(self, terms: LossTerms, logits: Tensor, labels: Tensor) -> None:
+    @torch.no_grad()
+    def add(self, terms: LossTerms, logits: Tensor, maps: Tensor, labels: Tensor) -> None:
         count = len(labels)
         self.images += count
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        means = (terms.cross_entropy, terms.sparsity, accuracy)
-        for name, mean in zip(self.sums, means, strict=True):
-            self.sums[name] += count * mean.item()
+        means = {
+            "cross_entropy": terms.cross_entropy,
+            "sparsity": terms.sparsity,
+            "accuracy": (logits.argmax(1) == labels).float().mean(),
+            "mean_abs": maps.abs().mean(),
+        }
+        true = maps[torch.arange(count, device=maps.device), labels].flatten(1).float()
+        low, high = true.aminmax(dim=1, keepdim=True)
+        means["map_l1"] = ((true - low) / (high - low).clamp(min=1e-12)).mean()
+        empty = true.abs() <= NEAR_ZERO * true.abs().amax(1, keepdim=True)
+        means["empty"] = empty.float().mean()
+        for name, mean in means.items():
+            self.sums[name] = self.sums.get(name, 0.0) + count * mean.item()
 
     def over_processes(self) -> "_EpochMeans":
         """Return the means over the images of all processes."""
@@ -315,5 +362,5 @@ class _EpochMeans:
         return {**means, "images_per_second": self.images / seconds}
 
     def __str__(self) -> str:
-        loss, l1, accuracy, _ = self.values().values()
+        loss, l1, accuracy = list(self.values().values())[:3]
         return f"loss {loss:.3f}, l1 {l1:.3f}, accuracy {accuracy:.3f}"

@@ -51,7 +51,10 @@ class Recipe:
     @property
     def standard(self) -> TrainingSpec:
         """The standard network, otherwise alike: no pyramid, GAP, no sparsity term."""
-        method = {"head": "standard", "k": 1.0, "sparsity_weight": 0.0}
+        method = {
+            "head": "standard", "k": 1.0, "sparsity_weight": 0.0, "sparsity_reduction": "mean",
+            "sparsity_ramp": 0.0,
+        }  # fmt: skip
         return self.spec.replace(**{**method, **self.baseline})
 
     def open(self, **changes) -> Splits:

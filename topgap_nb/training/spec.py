@@ -4,12 +4,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from html import escape
 
 from topgap_nb.errors import UserError
+from topgap_nb.method.loss import READINGS
 
 CHOICES = {
     "head": ("topgap", "standard"),
     "optimizer": ("adamw", "sgd"),
     "precision": ("float32", "bfloat16"),
     "sparsity_on": ("class_maps", "last_features", "all_features"),
+    "sparsity_reduction": READINGS,
 }
 NOT_STATED = "not stated"
 # What the paper says of each field, where it says anything; its section in brackets.
@@ -34,13 +36,18 @@ class TrainingSpec:
             value before training.
         sparsity_weight: lambda.
         sparsity_on: ``class_maps`` (the method), ``last_features`` or ``all_features`` (ablations).
-        sparsity_reduction: ``mean`` or ``sum``, see ``method.loss.sparsity_loss``.
+        sparsity_reduction: how ||X||_1 is read, see ``method.loss.sparsity_loss``.
+        sparsity_ramp: share of the epochs, in [0, 1), after which lambda has its full value: 0 over
+            the first half of it, then up along a line. The reading ``positions`` starves the new
+            head without it.
         epochs, batch_size: length of training.
         optimizer: ``adamw``, or ``sgd`` with Nesterov momentum 0.9.
         lr: peak learning rate of the pretrained layers.
         head_lr: peak learning rate of the new layers: classifier, or pyramid and class convolution.
         weight_decay: on all parameters.
         augmentation: see ``training.augment``.
+        adversarial_epsilon: 0, or the budget in [0, 1] pixels of adversarial training: every batch
+            is attacked before it is learnt (see ``training.adversarial``).
         pretrained: start from ImageNet weights.
         precision: number format of the forward pass, ``float32`` or ``bfloat16``.
         threads: CPU threads; another number adds up in another order and so trains another network.
@@ -54,6 +61,7 @@ class TrainingSpec:
     sparsity_weight: float = 0.0
     sparsity_on: str = "class_maps"
     sparsity_reduction: str = "mean"
+    sparsity_ramp: float = 0.0
     epochs: int = 4
     batch_size: int = 32
     optimizer: str = "adamw"
@@ -61,6 +69,7 @@ class TrainingSpec:
     head_lr: float = 3e-3
     weight_decay: float = 0.05
     augmentation: str = "flip_shift"
+    adversarial_epsilon: float = 0.0
     pretrained: bool = True
     precision: str = "float32"
     threads: int = 1
@@ -76,7 +85,8 @@ class TrainingSpec:
             # numpy's and torch's numbers are no JSON.
             if hasattr(value, "item"):
                 object.__setattr__(self, name, value.item())
-        for name in ("sparsity_weight", "lr", "head_lr", "weight_decay"):
+        shares = ("sparsity_ramp", "adversarial_epsilon")
+        for name in ("sparsity_weight", "lr", "head_lr", "weight_decay", *shares):
             # 1 and 1.0 are the same weight and must be the same run; k is another matter.
             try:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -84,6 +94,9 @@ class TrainingSpec:
                 raise UserError(f"{name} = {getattr(self, name)!r} is no number") from error
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} = {getattr(self, name)} must be 0 or a positive number")
+        for name in shares:
+            if getattr(self, name) >= 1:
+                raise UserError(f"{name} = {getattr(self, name)} must lie in [0, 1)")
         for name in ("epochs", "batch_size", "threads", "seed"):
             if not isinstance(getattr(self, name), int):
                 raise UserError(f"{name} = {getattr(self, name)!r} is no whole number")
@@ -123,13 +136,14 @@ class TrainingSpec:
     def title(self) -> str:
         """A short name for progress bars and legends."""
         if self.head == "standard" and not self.sparsity_weight:
-            return f"standard seed {self.seed}"
+            trained = " adversarially" if self.adversarial_epsilon else ""
+            return f"standard{trained} seed {self.seed}"
         k = f"{self.k:.3g}" if isinstance(self.k, float) else self.k
         method = f"{self.head} k={k} lambda={self.sparsity_weight:g}"
         if self.sparsity_on != "class_maps":
             method += f" on {self.sparsity_on}"
         if self.sparsity_reduction != "mean":
-            method += f" as a {self.sparsity_reduction}"
+            method += f" ({self.sparsity_reduction})"
         return f"{method} seed {self.seed}"
 
     def _repr_html_(self) -> str:

@@ -44,7 +44,8 @@ def test_the_same_controls_draw_the_same_bytes_again():
 
 
 def test_the_draws_are_those_of_the_first_edition():
-    images = open_split("planted", "train", 32, images=8, agreement=0.5, object_size=(0.05, 0.2))
+    controls = {"agreement": 0.5, "jitter": 0.7, "object_size": (0.05, 0.2)}
+    images = open_split("planted", "train", 32, images=8, **controls)
     digest = hashlib.sha256(images.pixels.numpy().tobytes() + images.masks.numpy().tobytes())
     assert digest.hexdigest()[:16] == "75270851f09b40f7"
 
@@ -141,6 +142,34 @@ def test_backgrounds_agree_as_often_as_was_asked(agreement):
     assert abs(agreeing - agreement) < 4 * sqrt(agreement * (1 - agreement) / 1000)
 
 
+def test_in_the_fair_world_the_background_is_independent_of_the_class():
+    images = open_split("planted", "train", 16, images=2000, classes=4)
+    agreeing = (images.group == 0).float().mean().item()
+    assert abs(agreeing - 1 / 4) < 4 * sqrt(1 / 4 * 3 / 4 / 2000)
+    one = open_split("planted", "train", 16, images=8, classes=4, agreement=0.25)
+    assert torch.equal(one.pixels, images.pixels[:8])
+
+
+def test_contrast_scales_the_texture_and_nothing_else():
+    # The textures of these classes stay within [-1, 1], so that none is clipped.
+    sets = [open_ten(texture_contrast=c, clutter=0, classes=5) for c in (0, 0.5, 1)]
+    faint, half, full = (images.pixels.float() for images in sets)
+    masks = sets[0].masks[:, None].expand_as(full)
+    # Up to rounding to whole grey levels, and where a pixel is clipped at black or white.
+    inside = ~masks & (full > 0) & (full < 255)
+    assert ((full - faint)[inside] - 2 * (half - faint)[inside]).abs().max() <= 2
+    assert (full - faint)[inside].abs().max() > 20
+    assert torch.equal(full[masks], faint[masks])
+
+
+def test_without_contrast_no_background_tells_a_class():
+    one, other = (open_ten(agreement, texture_contrast=0, clutter=0) for agreement in (0.0, 1.0))
+    plain = one.group.bool() & (other.group == 0)
+    assert plain.any()
+    # All that is left of the textures is the noise on each pixel.
+    assert torch.equal(one.pixels, other.pixels)
+
+
 @pytest.mark.parametrize(("agreement", "group"), [(1.0, 0), (0.0, 1)])
 def test_group_zero_is_a_background_that_agrees(agreement, group):
     images = open_ten(agreement)
@@ -177,6 +206,7 @@ def test_splits_and_seeds_share_no_image():
         ({"classes": 1}, "2 to 10 classes"),
         ({"agreement": 1.2}, "agreement = 1.2"),
         ({"agreement": -0.1}, "agreement = -0.1"),
+        ({"texture_contrast": 1.5}, "texture_contrast = 1.5 must lie in"),
         ({"jitter": 1.5}, "jitter = 1.5"),
         ({"images": 0}, "images = 0 must be at least 1"),
         ({"seed": -1}, "seed = -1 at least 0"),

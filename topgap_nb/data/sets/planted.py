@@ -2,8 +2,9 @@
 
 Every image is drawn from (seed, split, index) alone, so any item can be made by itself, and
 changing one control leaves the other draws as they were: the same object appears at the same
-place on another background. The class is the object's shape; the background's texture agrees with
-the class with a chosen probability, which makes it a shortcut of known strength.
+place on another background. The class is the object's shape. The background's texture tells nothing
+of it (the fair world, by default), or agrees with the class with a chosen probability, which makes
+it a shortcut of known strength.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ IMAGES = {"train": 2000, "val": 400, "test": 800}
 # Share of the image area that one ellipse covers.
 CLUTTER_AREA = 0.006
 MAX_CLUTTER = 32
+# Of a texture at full contrast, as a share of the way between an image's dark and its light colour.
+AMPLITUDE = 0.22
 
 
 def _star(x, y):
@@ -62,7 +65,8 @@ def _open(
     classes: int,
     object_size: float | Sequence[float],
     jitter: float,
-    agreement: float,
+    agreement: float | None,
+    texture_contrast: float,
     clutter: int,
     seed: int,
 ) -> ImageSet:
@@ -77,8 +81,11 @@ def _open(
         object_size: share of the image area that the object covers: one number, two numbers (drawn
             uniformly between them), or one number per class.
         jitter: 0 puts the object in the centre, 1 anywhere it fits whole.
-        agreement: probability that the background is the one that goes with the class. Otherwise it
-            is one of the others. Group 0: it agrees; group 1: it does not.
+        agreement: probability that the background is the one that goes with the class; otherwise it
+            is one of the others. None is 1 / classes: it is independent of the class. Group 0: it
+            agrees; group 1: it does not.
+        texture_contrast: of the backgrounds, in [0, 1]. Below about 0.3 the texture is fainter than
+            the noise on each pixel, and must be averaged over many to be told from another.
         clutter: how many small ellipses lie about, in every class alike.
         seed: another seed draws another world.
 
@@ -91,20 +98,26 @@ def _open(
         images = {**IMAGES, **(images or {})}[split]
     if not 2 <= classes <= len(SHAPES):
         raise UserError(f"planted has 2 to {len(SHAPES)} classes, not {classes}")
-    if not (0 <= agreement <= 1 and 0 <= jitter <= 1):
-        raise UserError(f"agreement = {agreement} and jitter = {jitter} must lie in [0, 1]")
+    agreement = 1 / classes if agreement is None else agreement
+    for name, value in (
+        ("agreement", agreement), ("jitter", jitter), ("texture_contrast", texture_contrast),
+    ):  # fmt: skip
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} = {value} must lie in [0, 1]")
     if images < 1 or seed < 0 or not 0 <= clutter <= MAX_CLUTTER:
         raise UserError(
             f"images = {images} must be at least 1, seed = {seed} at least 0, and "
             f"clutter = {clutter} in 0..{MAX_CLUTTER}"
         )
     sizes = _size_ranges(object_size, classes)
-    return _drawn(split, image_size, images, sizes, jitter, agreement, clutter, seed)
+    painter = (image_size, sizes, jitter, agreement, texture_contrast, clutter)
+    return _drawn(split, images, seed, painter)
 
 
 @lru_cache(maxsize=16)
-def _drawn(split, image_size, images, sizes, jitter, agreement, clutter, seed) -> ImageSet:
-    draw = _Painter(image_size, sizes, jitter, agreement, clutter)
+def _drawn(split: str, images: int, seed: int, painter: tuple) -> ImageSet:
+    draw = _Painter(*painter)
+    image_size, sizes = painter[:2]
     pixels = np.empty((images, 3, image_size, image_size), dtype=np.uint8)
     masks = np.empty((images, image_size, image_size), dtype=bool)
     agrees = np.empty(images, dtype=bool)
@@ -159,10 +172,11 @@ def _extent(shape: str) -> tuple[float, float]:
 class _Painter:
     """Draws one image from a label and an entropy list; holds what all images share."""
 
-    def __init__(self, image_size, sizes, jitter, agreement, clutter):
+    def __init__(self, image_size, sizes, jitter, agreement, texture_contrast, clutter):
         axis = ((np.arange(image_size) + 0.5) / image_size).astype(np.float32)
         self.x, self.y = np.meshgrid(axis, axis)
         self.sizes, self.jitter, self.agreement, self.clutter = sizes, jitter, agreement, clutter
+        self.amplitude = AMPLITUDE * texture_contrast
         self.shapes = list(SHAPES.items())[: len(sizes)]
         self.textures = list(TEXTURES.values())[: len(sizes)]
 
@@ -179,7 +193,7 @@ class _Painter:
         if not agrees:
             texture = (label + 1 + int(other * (len(self.textures) - 1))) % len(self.textures)
         pattern = self.textures[texture](self.x, self.y, 2 * np.pi * phase, noise[0])
-        weight = (0.5 + 0.22 * pattern).clip(0, 1)
+        weight = (0.5 + self.amplitude * pattern).clip(0, 1)
         image = dark[:, None, None] * (1 - weight) + light[:, None, None] * weight
         for cx, cy, turn, stretch, *tint in ellipses:
             spot = self._ellipse(cx, cy, np.pi * turn, 1 + 2 * stretch)
@@ -207,7 +221,7 @@ class _Painter:
 
 
 OPTIONS = {
-    "images": None, "classes": 8, "object_size": 0.1, "jitter": 0.7, "agreement": 0.95,
-    "clutter": 4, "seed": 0,
+    "images": None, "classes": 8, "object_size": 0.1, "jitter": 1.0, "agreement": None,
+    "texture_contrast": 1.0, "clutter": 4, "seed": 0,
 }  # fmt: skip
 PLANTED = DataSet("planted", "shapes of known place and size on textures", _open, OPTIONS)
