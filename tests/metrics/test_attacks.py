@@ -4,20 +4,25 @@ import pytest
 import torch
 import torchattacks
 from helpers.oracles import Sees
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from topgap_nb.data.image_set import ImageSet
 from topgap_nb.data.registry import open_dataset
 from topgap_nb.errors import UserError
 from topgap_nb.metrics.attacks import (
     LOSSES,
+    _equal_areas,
     attack,
     attack_distance,
     is_robust,
     pgd,
+    smallest_epsilon,
     worst_case,
 )
 from topgap_nb.metrics.cam import own_cam
-from topgap_nb.metrics.localisation import mask_iou
+from topgap_nb.metrics.localisation import mask_iou, moved_masks
 
 EPSILON = 8 / 255
 
@@ -157,6 +162,134 @@ def test_attack_distance_of_a_network_that_sees_only_the_object_is_one(planted):
 def test_attack_distance_of_a_network_that_sees_only_the_background_is_minus_one(planted):
     outcome = attack_distance(Sees(planted.images, ~planted.masks), planted)
     assert outcome.per_image.tolist() == [-1.0] * 6
+
+
+class Alike(nn.Module):
+    """Two classes by the mean of all pixel values, which all count the same."""
+
+    def forward(self, images):
+        above = 100 * (images.mean((1, 2, 3)) - 0.5)
+        return torch.stack([above, -above], 1)
+
+
+def grey(masks, level):
+    """Images of one grey above the border of ``Alike``, so that the first class is right."""
+    count, height, width = masks.shape
+    pixels = torch.full((count, 3, height, width), level, dtype=torch.uint8)
+    labels = torch.zeros(count, dtype=torch.long)
+    return ImageSet("grey", pixels, labels, ("a", "b"), ("",) * count, masks)
+
+
+def object_of(share, count=6, side=20):
+    return (torch.arange(side) < share * side)[:, None].expand(count, side, side)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.5, 0.7, 0.95])
+def test_attack_distance_is_zero_for_a_network_that_uses_all_pixels_alike(share):
+    # 2.5 grey levels above the border: a budget of 5 breaks it in exactly half of the pixels.
+    images = grey(object_of(share), 130)
+    for epsilon in (0.5 * 2.5 / min(share, 1 - share) / 255, 2 * 2.5 / min(share, 1 - share) / 255):
+        outcome = attack_distance(Alike(), images, min(epsilon, 1.0))
+        assert outcome.per_image.tolist() == [0] * 6
+        assert outcome.object_robust.all() == (epsilon * 255 < 2.5 / min(share, 1 - share))
+
+
+def test_the_whole_background_is_favoured_by_its_area_alone():
+    images = grey(object_of(0.1), 130)
+    whole = attack_distance(Alike(), images, 5 / 255, background="whole")
+    assert whole.per_image.tolist() == [-1] * 6
+    assert attack_distance(Alike(), images, 5 / 255).per_image.tolist() == [0] * 6
+
+
+@given(side=st.integers(2, 9), share=st.floats(0, 1), seed=st.integers(0, 99), shape=st.booleans())
+def test_both_regions_are_equally_large_and_on_their_own_side(side, share, seed, shape):
+    draw = torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
+    masks = draw < share if shape else object_of(share, 3, side)
+    on_object, on_background = _equal_areas(masks, seed)
+    inside = masks.sum((1, 2))
+    assert on_object.sum((1, 2)).equal(torch.minimum(inside, side**2 - inside))
+    assert on_background.sum((1, 2)).equal(on_object.sum((1, 2)))
+    assert not (on_object & ~masks).any()
+    assert not (on_background & masks).any()
+
+
+def test_an_object_that_fits_elsewhere_is_moved_there_whole(planted):
+    on_object, on_background = _equal_areas(planted.masks, 0)
+    assert on_object.equal(planted.masks)
+    assert on_background.equal(moved_masks(planted.masks, 0))
+
+
+def test_an_unknown_background_is_refused(planted):
+    with pytest.raises(UserError, match="'all' is unknown: use 'equal_area' or 'whole'"):
+        attack_distance(Alike(), planted, background="all")
+
+
+# The smallest budget
+
+
+@pytest.fixture
+def linear():
+    """A linear network of two classes, images in the middle of the range, and their budgets."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 2)).eval()
+    images = 0.4 + 0.2 * torch.rand(40, 3, 6, 6)
+    with torch.no_grad():
+        net[1].bias -= net(images).mean(0)
+        logits = net(images)
+    weights = net[1].weight[1] - net[1].weight[0]
+    return net, images, (logits[:, 1] - logits[:, 0]).abs() / weights.abs().sum()
+
+
+@pytest.mark.parametrize(("name", "steps"), [("fgsm", 1), ("pgd", 20)])
+def test_the_smallest_budget_of_a_linear_network_is_margin_over_l1_norm(linear, name, steps):
+    net, images, exact = linear
+    labels = net(images).argmax(1)
+    budgets = torch.linspace(0.1, 1.1, 9) * exact.median().item()
+    found = smallest_epsilon(net, images, labels, name, budgets.tolist(), steps)
+    index = torch.searchsorted(budgets, exact)
+    expected = torch.cat([budgets, torch.tensor([torch.inf])])[index]
+    torch.testing.assert_close(found, expected)
+    assert 5 < found.isinf().sum() < 35
+
+
+def test_the_smallest_budget_does_not_depend_on_the_order_of_the_grid(linear):
+    net, images, _ = linear
+    labels = net(images).argmax(1)
+    grid = [0.002, 0.0005, 0.008, 0.001, 0.004]
+    found = smallest_epsilon(net, images, labels, epsilons=grid, steps=5)
+    assert found.equal(smallest_epsilon(net, images, labels, epsilons=sorted(grid), steps=5))
+    assert len(set(found.tolist())) > 3
+
+
+def test_a_clean_error_needs_no_budget(linear):
+    net, images, _ = linear
+    labels = net(images).argmax(1)
+    labels[:7] = 1 - labels[:7]
+    found = smallest_epsilon(net, images, labels, epsilons=[0.25], steps=10)
+    assert found.tolist() == [0.0] * 7 + [0.25] * 33
+
+
+def test_broken_images_are_not_attacked_again(linear):
+    net, images, exact = linear
+    labels = net(images).argmax(1)
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, batch):
+            seen.append(len(batch))
+            return net(batch)
+
+    half = 1.001 * exact.median().item()
+    smallest_epsilon(Counting(), images, labels, "fgsm", [0.5, half])
+    # The clean pass and those of the first budget see all images, those of the second the others.
+    assert seen[0] == seen[1] == 40
+    assert seen[-2] == int((exact > half).sum()) < 40
+
+
+def test_a_grid_of_grey_levels_is_refused(linear):
+    net, images, _ = linear
+    with pytest.raises(UserError, match="8 of 255 grey levels is 8/255"):
+        smallest_epsilon(net, images, net(images).argmax(1), epsilons=[1, 8])
 
 
 def test_overlap_of_an_oracle_is_one_and_of_its_opposite_zero(planted):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
-from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam import GradCAM, LayerCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
@@ -14,7 +14,11 @@ from topgap_nb.metrics.cam import (
     PYRAMID_SUM,
     grad_cam,
     grad_cam_map,
+    layer_cam,
+    layer_cam_map,
+    layer_of_size,
     own_cam,
+    own_map,
     recipro_cam,
     recipro_cam_map,
 )
@@ -228,7 +232,8 @@ def test_grad_cam_at_an_inner_layer_equals_captums(make, layer):
     assert expected.any()
 
 
-def test_grad_cam_of_any_network_equals_that_of_pytorch_grad_cam():
+@pytest.mark.parametrize(("ours", "theirs"), [(grad_cam, GradCAM), (layer_cam, LayerCAM)])
+def test_maps_of_any_network_equal_those_of_pytorch_grad_cam(ours, theirs):
     """Map and image have one size, as that package scales before it resizes and we after."""
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -236,10 +241,68 @@ def test_grad_cam_of_any_network_equals_that_of_pytorch_grad_cam():
         *(nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(80, 3)),
     ).eval()
     images, targets = pictures(2, 32), [ClassifierOutputTarget(int(c)) for c in CLASSES]
-    with GradCAM(net, [net[1]]) as theirs:
-        expected = torch.from_numpy(theirs(images, targets))
+    with theirs(net, [net[1]]) as method:
+        expected = torch.from_numpy(method(images, targets))
     assert expected.flatten(1).std(1).min() > 0.05
-    torch.testing.assert_close(grad_cam(net, images, CLASSES, "1"), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours(net, images, CLASSES, "1"), expected, rtol=0, atol=1e-4)
+
+
+def test_layer_cam_at_the_pooled_map_by_hand():
+    net, images = standard(), pictures()
+    weights = net.net.get_classifier().weight[CLASSES].detach()
+    features = net.features(images)[-1].detach()
+    positive = weights.clamp(min=0)[:, :, None, None] / features[0, 0].numel()
+    expected = F.relu((positive * features).sum(1))
+    ours = layer_cam_map(net, images, CLASSES, "net.layer4")
+    torch.testing.assert_close(ours, expected)
+    assert not torch.allclose(ours, grad_cam_map(net, images, CLASSES, "net.layer4"), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [
+        (standard, {16: "net.layer1", 8: "net.layer2", 2: "net.layer4"}),
+        (lambda: standard("test_efficientnet"), {16: "net.blocks.1", 4: "net.blocks.3"}),
+        (topgap, {16: "backbone.layer1", 4: "backbone.layer3"}),
+    ],
+)
+def test_the_layer_of_a_size_makes_a_map_of_that_size(make, layers):
+    net, images = make(), pictures()
+    for side, layer in layers.items():
+        assert layer_of_size(net, images, (side, side)) == layer
+        assert grad_cam_map(net, images, CLASSES, layer).shape == (2, side, side)
+
+
+def test_rivals_of_a_topgap_network_can_be_taken_at_the_size_of_its_class_maps():
+    images = pictures()
+    size = own_map(topgap(), images).shape[-2:]
+    for backbone in ("test_resnet", "test_efficientnet", "test_convnext"):
+        net = StandardNet(backbone, 3).eval()
+        layer = layer_of_size(net, images, size)
+        assert layer_cam_map(net, images, CLASSES, layer).shape[-2:] == size
+
+
+def test_a_size_that_no_layer_has_is_refused_with_those_there_are():
+    with pytest.raises(UserError, match=r"no feature map of 7 x 7.*16 x 16, 8 x 8, 4 x 4, 2 x 2"):
+        layer_of_size(standard(), pictures(), (7, 7))
+
+
+@pytest.mark.parametrize("make", [topgap, standard])
+def test_own_maps_are_the_class_maps_as_they_are(make):
+    net, images = make(), pictures()
+    last = net.net.get_classifier() if make is standard else net.head.classifier
+    with torch.no_grad():
+        last.bias -= net.class_maps(images).mean((0, 2, 3))
+        maps = net.class_maps(images)
+    assert own_map(net, images, CLASSES).equal(maps[range(2), CLASSES])
+    assert own_map(net, images).equal(maps[range(2), net(images).argmax(1)])
+    assert own_cam(net, images, CLASSES).equal(net.cam(images, CLASSES))
+    assert (maps < 0).any()
+    # Below zero is no evidence: the map keeps its peak and loses its lower half.
+    relu = own_cam(net, images, CLASSES, relu=True)
+    positive = maps[range(2), CLASSES].clamp(min=0)
+    torch.testing.assert_close(relu, explanation_map(positive, images.shape[-2:]))
+    assert (relu.mean((1, 2)) < own_cam(net, images, CLASSES).mean((1, 2))).all()
 
 
 @pytest.mark.parametrize("layer", ["net.bn1", "net.layer3.0.bn1"])

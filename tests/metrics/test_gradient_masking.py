@@ -7,7 +7,11 @@ from topgap_nb.errors import UserError
 from topgap_nb.method.model import StandardNet, TopGapNet
 from topgap_nb.method.pooling import top_k_pool
 from topgap_nb.metrics.attacks import attack
-from topgap_nb.metrics.gradient_masking import adaptive_networks, gradient_masking_report
+from topgap_nb.metrics.gradient_masking import (
+    GradientMaskingReport,
+    adaptive_networks,
+    gradient_masking_report,
+)
 
 EPSILON = 0.06
 BUDGET = {"steps": 10, "longest": 30, "restarts": 1, "queries": 150}
@@ -92,6 +96,122 @@ def test_what_hides_the_gradient_is_caught(hardened, batch, trick, caught):
     assert set(caught) <= set(report.failed), str(report)
     assert "PGD along a surrogate's gradient" in report.failed
     assert report.worst_case.float().mean() < report.plain.float().mean() - 0.1
+
+
+class Stripes(nn.Module):
+    """Two classes, by which of two halves is brighter; the logits differ by ``scale`` times that.
+
+    An attack moves the difference by twice the budget at most.
+    """
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images):
+        half = images.shape[-1] // 2
+        difference = images[..., :half].mean((1, 2, 3)) - images[..., half:].mean((1, 2, 3))
+        return self.scale * torch.stack([difference, -difference], 1)
+
+
+def stripes(difference, count=40):
+    images = torch.full((count, 3, 8, 8), 0.5)
+    images[..., :4] += difference
+    return images, torch.zeros(count, dtype=torch.long)
+
+
+# A difference of 0.1 is gone at a budget of 0.05. Scaled by 2000, the logits are 400 apart, where
+# float32 has neither a cross-entropy nor a gradient of it.
+QUICK = {"steps": 20, "longest": 20, "restarts": 1, "queries": 20}
+
+
+def test_saturation_is_named_first_where_it_misleads_plain_pgd():
+    report = gradient_masking_report(Stripes(2000), *stripes(0.1), EPSILON, **QUICK)
+    assert report.plain.all()
+    assert not report.worst_case.any()
+    assert report.verdict == "plain PGD overstates the robustness"
+    assert report.failed[:3] == [
+        "saturation: largest logit minus second",
+        "saturation: cross-entropy that is exactly 0",
+        "gradients that are exactly zero",
+    ]
+    rows = {row["check"]: row for row in report.rows}
+    assert rows["saturation: largest logit minus second"]["value"] == pytest.approx(400, rel=1e-4)
+    assert rows["saturation: cross-entropy that is exactly 0"]["value"] == 1
+    assert rows["gradients that are exactly zero"]["value"] == 1
+    assert rows["PGD on the margin"]["value"] == 1
+    assert report.masking_gap.tolist() == [1] * 40
+
+
+def test_the_same_decisions_without_saturation_leave_nothing_to_mask():
+    report = gradient_masking_report(Stripes(20), *stripes(0.1), EPSILON, **QUICK)
+    assert report.verdict == "plain PGD breaks every image, which leaves nothing to mask"
+    assert report.rows[0]["value"] == pytest.approx(4, rel=1e-4)
+    assert report.masking_gap.tolist() == [0] * 40
+
+
+@pytest.mark.parametrize("scale", [20, 100])
+def test_a_network_that_is_robust_passes_also_where_its_cross_entropy_is_zero(scale):
+    # A difference of 0.4 needs a budget of 0.2.
+    report = gradient_masking_report(Stripes(scale), *stripes(0.4), EPSILON, **QUICK)
+    assert report.failed == [], str(report)
+    assert report.verdict == "no masking found"
+    assert report.worst_case.all()
+    zero = next(row for row in report.rows if "exactly 0" in row["check"])
+    assert zero["value"] == (0 if scale == 20 else 1)
+
+
+def test_a_robust_network_without_gradient_shows_signs_and_loses_nothing():
+    report = gradient_masking_report(Stripes(2000), *stripes(0.4), EPSILON, **QUICK)
+    assert report.verdict.startswith("signs of masking, but all attacks together")
+    assert "gradients that are exactly zero" in report.failed
+    assert not report.masking_gap.any()
+
+
+def test_no_gradient_attack_takes_fewer_steps_than_plain_pgd():
+    taken = []
+
+    class Counting(Stripes):
+        def forward(self, images):
+            taken.append(torch.is_grad_enabled() and images.requires_grad)
+            return super().forward(images)
+
+    few = {"steps": 1, "longest": 1, "restarts": 1, "queries": 1}
+    counts = []
+    for budget in (few, few | {"steps": 20, "longest": 20}):
+        taken.clear()
+        report = gradient_masking_report(Counting(20), *stripes(0.4, 2), EPSILON, **budget)
+        counts.append(sum(taken))
+    assert counts[0] == counts[1] > 5 * 20
+    assert "PGD with 20 steps, 1 start" in set(report.table.check)
+
+
+def test_many_attacks_that_each_break_a_little_are_counted_together():
+    report = GradientMaskingReport(0.1, torch.ones(40) > 0, torch.ones(40) > 0)
+    for start in (0, 2):
+        robust = torch.ones(40, dtype=torch.bool)
+        robust[start : start + 2] = False
+        report.judge("an attack", robust)
+        assert report.failed == []
+    assert report.verdict == "plain PGD overstates the robustness"
+    report.judge("everything together", report.worst_case)
+    assert report.failed == ["everything together"]
+
+
+def test_a_random_classifier_is_refused():
+    class Noisy(Stripes):
+        def forward(self, images):
+            return super().forward(images + 0.1 * torch.randn_like(images))
+
+    with pytest.raises(UserError, match=r"is random.*averages its logits"):
+        gradient_masking_report(Noisy(20), *stripes(0.4, 4), EPSILON, **QUICK)
+
+
+@pytest.mark.parametrize("wrong", ["steps", "longest", "restarts", "queries"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_no_effort_at_all_is_refused(wrong, value):
+    with pytest.raises(UserError, match=f"{wrong} = {value} is not a whole number from 1"):
+        gradient_masking_report(Stripes(20), *stripes(0.4, 2), EPSILON, **{wrong: value})
 
 
 def test_the_worst_case_of_a_hidden_gradient_is_that_of_the_network_behind_it(hardened, batch):

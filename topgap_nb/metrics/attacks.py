@@ -5,6 +5,8 @@ losses have to reach into its loop; from the same start it equals torchattacks' 
 (tests/metrics/test_attacks.py). FGSM is PGD with one full step from the clean image.
 """
 
+from collections.abc import Sequence
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -15,10 +17,16 @@ from tqdm.auto import tqdm
 
 from topgap_nb.data.image_set import ImageSet
 from topgap_nb.errors import UserError
-from topgap_nb.metrics.evaluation import eval_on_device, frozen
+from topgap_nb.inputs import HALF, as_hits, as_labels, as_logits, as_number, gated, in_format_of
+from topgap_nb.method.model import frozen
+from topgap_nb.metrics.evaluation import eval_on_device
+from topgap_nb.metrics.localisation import moved_masks
+from topgap_nb.metrics.scores import correct, predict
 from topgap_nb.store.cached import cached
 
 ATTACKS = ("fgsm", "pgd", "square", "autoattack")
+# From 1/4 to 32 grey levels of 255, each the square root of 2 times the one before.
+EPSILONS = tuple(2 ** (i / 2) / 255 for i in range(-4, 11))
 
 
 class AttackResult(NamedTuple):
@@ -34,20 +42,7 @@ class AttackResult(NamedTuple):
     robust: Tensor
 
 
-def _check_budget(images: Tensor, epsilon: float) -> None:
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise UserError(
-            f"images span [{low:.3g}, {high:.3g}]: attacks need [0, 1], with normalisation inside "
-            f"the network"
-        )
-    if not 0 <= epsilon <= 1:
-        raise UserError(
-            f"epsilon = {epsilon} is not a budget in [0, 1] pixels"
-            + (f": {epsilon:g} of 255 grey levels is {epsilon:g}/255" if epsilon > 1 else "")
-        )
-
-
+@gated
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -86,13 +81,12 @@ def pgd(
             surrogate. Whether an image is broken, the model alone decides.
 
     Raises:
-        UserError: images outside [0, 1], a budget that is not in [0, 1] pixels, an unknown loss, or
-            one that does not fit the number of classes.
+        UserError: an argument that the gate refuses (``inputs``), an unknown loss, or one that does
+            not fit the number of classes.
 
     Source: paper, section 4.2 and appendix C; Madry et al. 2018, https://arxiv.org/abs/1706.06083;
     margin: Carlini and Wagner 2017, https://arxiv.org/abs/1608.04644.
     """
-    _check_budget(images, epsilon)
     if loss not in LOSSES:
         raise UserError(f"loss {loss!r} is unknown: use {', '.join(LOSSES)}")
     step_size = epsilon / 4 if step_size is None else step_size
@@ -100,8 +94,7 @@ def pgd(
     allowed = images.new_ones(len(images), 1, 1, 1) if mask is None else mask[:, None].to(images)
     tried = images.clone()
     with frozen(model), frozen(follow or model):
-        with torch.no_grad():
-            robust = model(images).argmax(1) == labels
+        robust, _ = _clean(model, images, labels)
         for _ in range(restarts):
             start = images
             if random_start:
@@ -130,6 +123,14 @@ def pgd(
             if len(active):
                 tried[active] = current
     return AttackResult(tried, robust)
+
+
+@torch.no_grad()
+def _clean(model, images, labels) -> tuple[Tensor, int]:
+    """Return (which images are classified correctly, the number of classes)."""
+    logits = as_logits(model(images), len(images))
+    classes = logits.shape[1]
+    return logits.argmax(1) == as_labels(labels, len(images), classes), classes
 
 
 def _ascend(model, images, labels, loss, follow) -> tuple[Tensor | None, Tensor]:
@@ -179,6 +180,7 @@ def rescaled(logits: Tensor, labels: Tensor) -> Tensor:
 LOSSES = {loss.__name__: loss for loss in (cross_entropy, margin, dlr, rescaled)}
 
 
+@gated
 def attack(
     model: nn.Module,
     images: Tensor,
@@ -208,7 +210,7 @@ def attack(
             ``queries`` of its Square, by default 5000.
 
     Raises:
-        UserError: unknown attack, one that cannot be limited to a mask, or as in ``pgd``.
+        UserError: unknown attack or option, one that cannot be limited to a mask, or as in ``pgd``.
 
     Source: FGSM: Goodfellow et al. 2015, https://arxiv.org/abs/1412.6572. AutoAttack: Croce
     and Hein 2020, https://arxiv.org/abs/2003.01690. Square: Andriushchenko et al. 2020,
@@ -218,7 +220,9 @@ def attack(
         raise UserError(f"attack {name!r} is unknown: use {', '.join(ATTACKS)}")
     if mask is not None and name not in ("fgsm", "pgd"):
         raise UserError(f"attack {name!r} cannot be limited to a mask: use 'fgsm' or 'pgd'")
-    _check_budget(images, epsilon)
+    known = {"autoattack": {"queries"}, "square": set()}.get(name, signature(pgd).parameters)
+    if unknown := set(options) - set(known):
+        raise UserError(f"attack {name!r} has no option {', '.join(sorted(unknown))}")
     if name == "fgsm":
         name, steps, options = "pgd", 1, {"step_size": epsilon, "random_start": False, **options}
     results = []
@@ -239,6 +243,7 @@ def attack(
     return AttackResult(torch.cat(tried), torch.cat(robust))
 
 
+@gated
 @cached
 def is_robust(
     model: nn.Module,
@@ -258,13 +263,52 @@ def is_robust(
     return attack(model, images, labels, name, epsilon, steps, mask, seed=seed, **options).robust
 
 
+@gated
+@cached
+def smallest_epsilon(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    name: str = "pgd",
+    epsilons: Sequence[float] = EPSILONS,
+    steps: int = 20,
+    seed: int = 0,
+    **options,
+) -> Tensor:
+    """Return the smallest budget that breaks each image, (N,): 0 for clean errors, inf for none.
+
+    Budgets are tried in ascending order, each on the images that withstood those before: what a
+    smaller budget breaks, a larger one may repeat. So the share of values above epsilon is the
+    robust accuracy against all budgets up to epsilon, and no floor hides a difference. Like every
+    attack, it gives an upper bound.
+
+    Args:
+        model, images, labels, name, steps, seed: as in ``attack``.
+        epsilons: budgets in [0, 1] pixels; the result is as fine as they are.
+        options: further arguments of ``attack``, such as ``loss="margin"``.
+
+    Raises:
+        UserError: as in ``attack``.
+    """
+    left = correct(predict(model, images), labels).nonzero()[:, 0]
+    smallest = torch.zeros(len(images))
+    smallest[left] = torch.inf
+    for epsilon in sorted(as_number(value, "epsilon") for value in epsilons):
+        if len(left):
+            batch = images[left], labels[left]
+            robust = is_robust(model, *batch, name, epsilon, steps, seed=seed, **options).cpu()
+            smallest[left[~robust]] = epsilon
+            left = left[robust]
+    return smallest
+
+
 def _torchattack(model, images, labels, name, epsilon, steps, seed, queries=5000) -> AttackResult:
+    if images.dtype in HALF:
+        raise UserError(f"attack {name!r} does not compute in {images.dtype}: pass `model.float()`")
     common = {"eps": epsilon, "seed": seed}
     # torchattacks seeds the global generator.
     with frozen(model), torch.random.fork_rng(devices=[]):
-        with torch.no_grad():
-            logits = model(images)
-            robust = logits.argmax(1) == labels
+        robust, classes = _clean(model, images, labels)
         tried = images.clone()
         if name == "autoattack" and robust.any():
             # Most images break within a few cheap steps, and the ensemble need not spend its
@@ -274,8 +318,8 @@ def _torchattack(model, images, labels, name, epsilon, steps, seed, queries=5000
             run = torchattacks.Square(model, n_queries=steps, **common)
         else:
             parts = [torchattacks.APGD(model, steps=steps, **common)]
-            if logits.shape[1] >= 4:
-                targeted = {"steps": steps, "n_classes": logits.shape[1], **common}
+            if classes >= 4:
+                targeted = {"steps": steps, "n_classes": classes, **common}
                 parts.append(torchattacks.APGDT(model, **targeted))
                 parts.append(torchattacks.FAB(model, multi_targeted=True, **targeted))
             parts.append(torchattacks.Square(model, n_queries=queries, **common))
@@ -296,7 +340,7 @@ def worst_case(*robust: Tensor) -> Tensor:
         >>> worst_case(torch.tensor([True, True, False]), torch.tensor([True, False, True]))
         tensor([ True, False, False])
     """
-    return torch.stack(robust).all(0)
+    return as_hits(*robust).all(0)
 
 
 class AttackDistance(NamedTuple):
@@ -311,9 +355,15 @@ class AttackDistance(NamedTuple):
         return self.background_robust.float() - self.object_robust.float()
 
 
+@gated
 @cached(outcome=AttackDistance)
 def attack_distance(
-    model: nn.Module, images: ImageSet, epsilon: float = 1 / 255, **options
+    model: nn.Module,
+    images: ImageSet,
+    epsilon: float = 1 / 255,
+    background: str = "equal_area",
+    seed: int = 0,
+    **options,
 ) -> AttackDistance:
     """Return SAR(object) - SAR(background) under FGSM, image by image.
 
@@ -324,15 +374,38 @@ def attack_distance(
         model: any classifier of images in [0, 1].
         images: a data set with masks.
         epsilon: budget in [0, 1] pixels; the paper changes pixels by 1/255.
+        background: ``equal_area`` attacks as many pixels of the background as of the object: its
+            mask moved (``moved_masks``), and random pixels for those that would still lie on it.
+            Of an object of more than half the image, an equal part is chosen in the same way.
+            ``whole``, the paper's, attacks all of both: the larger side is favoured even by a
+            network that uses all pixels alike.
+        seed: of everything random.
         options: further arguments of ``attack``.
 
     Raises:
-        UserError: images without masks.
+        UserError: images without masks, or another ``background``.
 
-    Source: paper, Definition 7 and Table 4.
+    Source: paper, Definition 7 and Table 4; equal areas are ours.
     """
+    if background not in ("equal_area", "whole"):
+        raise UserError(f"background {background!r} is unknown: use 'equal_area' or 'whole'")
     if not images.has_masks:
         raise UserError(f"not every image of {images.name!r} has a mask: pass `.with_masks()`")
-    clean = (model, images.images, images.labels, "fgsm", epsilon)
-    outcomes = (is_robust(*clean, mask=mask, **options) for mask in (images.masks, ~images.masks))
+    whole = images.masks, ~images.masks
+    regions = whole if background == "whole" else _equal_areas(images.masks, seed)
+    clean = (model, in_format_of(model, images.images), images.labels, "fgsm", epsilon)
+    outcomes = (is_robust(*clean, mask=region, seed=seed, **options) for region in regions)
     return AttackDistance(*outcomes)
+
+
+def _equal_areas(masks: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return (object, background): regions of each with equally many pixels, (N, H, W) bool."""
+    object_is_larger = masks.float().mean((1, 2), keepdim=True) > 0.5
+    smaller = masks ^ object_is_larger
+    draw = torch.rand(masks.shape, generator=torch.Generator().manual_seed(seed))
+    # First the moved region, then the rest of the larger side at random.
+    preference = torch.where(smaller, -1.0, moved_masks(smaller, seed) + draw).flatten(1)
+    rank = preference.argsort(1, descending=True).argsort(1)
+    part = (rank < smaller.flatten(1).sum(1, keepdim=True)).view_as(masks)
+    on_object = torch.where(object_is_larger, part, smaller)
+    return on_object, torch.where(object_is_larger, smaller, part)

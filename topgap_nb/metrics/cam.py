@@ -1,4 +1,4 @@
-"""Class activation maps: the network's own, Grad-CAM, and Recipro-CAM in its named variants.
+"""Class activation maps: the network's own, Grad-CAM, LayerCAM, and Recipro-CAM's variants.
 
 All leave the network's mode and gradients as they were.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topgap_nb.errors import DegenerateLayer, UserError
+from topgap_nb.inputs import as_logits, gated
 from topgap_nb.method.model import MapClassifier, StandardNet, TopGapNet, explanation_map, of_class
 from topgap_nb.method.pooling import TopKPool2d, is_average
 from topgap_nb.metrics.evaluation import eval_on_device
@@ -24,13 +25,50 @@ GAUSSIAN = ((1, 2, 1), (2, 4, 2), (1, 2, 1))
 CHUNK = 256
 
 
+@gated
+def own_cam(
+    model: MapClassifier,
+    images: Tensor,
+    class_idx: int | Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Return the network's own maps, (N, H, W) in [0, 1], as ``MapClassifier.cam`` makes them.
+
+    Args:
+        model, images, class_idx: as in ``own_map``.
+        relu: keep only the evidence for the class, as Grad-CAM does: only then are the two
+            comparable in sparsity.
+    """
+    maps = own_map(model, images, class_idx)
+    return explanation_map(maps.clamp(min=0) if relu else maps, images.shape[-2:])
+
+
+@gated
 @cached
-def own_cam(model: MapClassifier, images: Tensor, class_idx: int | Tensor | None = None) -> Tensor:
-    """Return the network's own maps, (N, H, W) in [0, 1], as ``MapClassifier.cam`` makes them."""
-    with eval_on_device(model) as place:
-        return model.cam(images.to(place), class_idx).to(images.device)
+def own_map(model: MapClassifier, images: Tensor, class_idx: int | Tensor | None = None) -> Tensor:
+    """Return the class map of one class per image, (N, h, w), unscaled and of both signs.
+
+    Args:
+        model: a network with class maps.
+        images: (N, 3, H, W) in [0, 1].
+        class_idx: the class to explain: one for all, (N,) one each, or None for the predicted.
+
+    Raises:
+        UserError: a network without class maps.
+
+    Source: paper, section 3.1.
+    """
+    if not isinstance(model, MapClassifier):
+        raise UserError(
+            f"a {type(model).__name__} has no map of its own: explain it with grad_cam or "
+            f"recipro_cam"
+        )
+    with eval_on_device(model) as place, torch.no_grad():
+        maps = model.class_maps(images.to(place))
+        return of_class(maps, model.pool(maps), class_idx).to(images.device)
 
 
+@gated
 def grad_cam(
     model: MapClassifier,
     images: Tensor,
@@ -46,6 +84,7 @@ def grad_cam(
     return explanation_map(grad_cam_map(model, images, class_idx, layer), images.shape[-2:])
 
 
+@gated
 @cached
 def grad_cam_map(
     model: MapClassifier,
@@ -81,14 +120,70 @@ def grad_cam_map(
                 maps = model.class_maps(pixels)
                 evidence = maps - model.net.get_classifier().bias.view(1, -1, 1, 1)
                 return F.relu(of_class(evidence, model.pool(maps), class_idx)).to(images.device)
-        activations, logits = _run_to(model, pixels, layer or _last_layer(model))
-        score = of_class(logits, logits, class_idx).sum()
-        (gradient,) = torch.autograd.grad(score, activations)
-        with torch.no_grad():
-            weights = gradient.mean((2, 3), keepdim=True)
-            return F.relu((weights * activations).sum(1)).to(images.device)
+        activations, gradient = _gradient_at(model, pixels, class_idx, layer)
+        weights = gradient.mean((2, 3), keepdim=True)
+        return F.relu((weights * activations).sum(1)).to(images.device)
 
 
+@gated
+def layer_cam(
+    model: MapClassifier,
+    images: Tensor,
+    class_idx: int | Tensor | None = None,
+    layer: str | None = None,
+) -> Tensor:
+    """Return LayerCAM maps, (N, H, W) in [0, 1]: ``layer_cam_map``, upsampled and scaled."""
+    return explanation_map(layer_cam_map(model, images, class_idx, layer), images.shape[-2:])
+
+
+@gated
+@cached
+def layer_cam_map(
+    model: MapClassifier,
+    images: Tensor,
+    class_idx: int | Tensor | None = None,
+    layer: str | None = None,
+) -> Tensor:
+    """Return LayerCAM in the size of its layer, (N, h, w) >= 0, unscaled.
+
+    ReLU(sum_d ReLU(g_d) * X_d) with g_d the gradient of the class logit with respect to channel d
+    of the feature maps X: Grad-CAM with a weight for each position, made for fine layers.
+
+    Args and errors as in ``grad_cam_map``.
+
+    Source: Jiang et al. 2021, https://doi.org/10.1109/TIP.2021.3089943.
+    """
+    with eval_on_device(model) as place:
+        activations, gradient = _gradient_at(model, images.to(place), class_idx, layer)
+        return F.relu((F.relu(gradient) * activations).sum(1)).to(images.device)
+
+
+@gated
+def layer_of_size(model: MapClassifier, images: Tensor, size: tuple[int, int]) -> str:
+    """Return the name of the layer that makes the feature map of a size, for ``grad_cam``.
+
+    With the size of a Top-GAP network's class maps, the standard network is explained as finely.
+
+    Args:
+        model: a standard or a Top-GAP network.
+        images: (N, 3, H, W) in [0, 1]; the first is used.
+        size: (h, w) of the wanted map.
+
+    Raises:
+        UserError: no feature map of that size; the message lists those that there are.
+    """
+    if not isinstance(model, MapClassifier):
+        raise UserError(f"a {type(model).__name__} does not say what its feature maps are")
+    with eval_on_device(model) as place, torch.no_grad():
+        sizes = [tuple(maps.shape[-2:]) for maps in model.features(images[:1].to(place))]
+    if tuple(size) not in sizes:
+        there = ", ".join(f"{height} x {width}" for height, width in sizes)
+        raise UserError(f"no feature map of {size[0]} x {size[1]}: this network has {there}")
+    # Counted from the end: a network may give fewer maps than its backbone knows.
+    return _feature_layer(model, sizes.index(tuple(size)) - len(sizes))
+
+
+@gated
 def recipro_cam(
     model: MapClassifier,
     images: Tensor,
@@ -110,6 +205,7 @@ def recipro_cam(
     return explanation_map(maps, images.shape[-2:])
 
 
+@gated
 @cached
 def recipro_cam_map(
     model: MapClassifier,
@@ -152,7 +248,7 @@ def recipro_cam_map(
             else:
                 cells = _single_cells(final, lambda _, row: model.pool(model.maps_of(row)), kernel)
         else:
-            layer = layer or _last_layer(model)
+            layer = layer or _feature_layer(model)
             final, logits = _run_to(model, pixels, layer)
             cells = _single_cells(final, partial(_run_from, model, pixels, layer), kernel)
         if score == "softmax":
@@ -188,7 +284,12 @@ def _single_cells(final: Tensor, rest: Callable, kernel: str) -> Tensor:
 def _run_from(model: nn.Module, images: Tensor, layer: str, index: int, mosaics: Tensor) -> Tensor:
     """Return the logits of an image with the output of ``layer`` replaced, a row per mosaic."""
     image = images[index : index + 1]
-    run = partial(_hooked, model, layer, lambda module, inputs, output: mosaics)
+
+    def replace(module, inputs, output):
+        is_last = _is_channels_last(model, output, image)
+        return mosaics.permute(0, 2, 3, 1) if is_last else mosaics
+
+    run = partial(_hooked, model, layer, replace)
     try:
         # One image serves all mosaics where what bypasses the layer is only added to.
         return run(image)
@@ -201,21 +302,44 @@ def _gaussian(like: Tensor) -> Tensor:
 
 
 def _run_to(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """Return (the output of ``layer``, logits), with a graph from the one to the other."""
+    """Return (the output of ``layer`` as (N, D, h, w), logits), with a graph between the two."""
     outputs = []
 
     def keep(module, inputs, output):
         if not isinstance(output, Tensor) or output.ndim != 4:
             raise UserError(f"layer {layer!r} does not output one feature map (N, D, h, w)")
+        is_last = _is_channels_last(model, output, images)
+        output = output.permute(0, 3, 1, 2) if is_last else output
         outputs.append(output.detach().requires_grad_())
         # A copy, because an activation in place may follow and a leaf must not be written to.
-        return outputs[-1].clone()
+        return (outputs[-1].permute(0, 2, 3, 1) if is_last else outputs[-1]).clone()
 
     with torch.enable_grad():
-        logits = _hooked(model, layer, keep, images)
+        logits = as_logits(_hooked(model, layer, keep, images), len(images))
     if not outputs:
         raise UserError(f"layer {layer!r} takes no part in computing this network's logits")
     return outputs[-1], logits
+
+
+def _gradient_at(model: nn.Module, images: Tensor, class_idx, layer) -> tuple[Tensor, Tensor]:
+    """Return (the output of ``layer``, the gradient of the class logits by it), (N, D, h, w)."""
+    activations, logits = _run_to(model, images, layer or _feature_layer(model))
+    score = of_class(logits, logits, class_idx).sum()
+    (gradient,) = torch.autograd.grad(score, activations)
+    return activations.detach(), gradient
+
+
+def _is_channels_last(model: nn.Module, output: Tensor, images: Tensor) -> bool:
+    """Return whether a layer's output is (N, h, w, D): the two sides of a map are as the image's.
+
+    Where both or neither pair of dimensions is, timm's ``output_fmt`` decides.
+    """
+    height, width = images.shape[-2:]
+    first, last = (output.shape[i] * width == output.shape[i + 1] * height for i in (1, 2))
+    if first != last:
+        return first
+    formats = (m.output_fmt for m in model.modules() if hasattr(m, "output_fmt"))
+    return next(formats, "") == "NHWC"
 
 
 def _hooked(model: nn.Module, layer: str, hook, images: Tensor) -> Tensor:
@@ -237,11 +361,17 @@ def _pools_class_maps(model: nn.Module) -> bool:
     return isinstance(model, StandardNet) and isinstance(model.pool, TopKPool2d)
 
 
-def _last_layer(model: MapClassifier) -> str:
+def _feature_layer(model: MapClassifier, index: int = -1) -> str:
+    """Return the name of the layer that makes a feature map, by default the last."""
     if isinstance(model, StandardNet):
-        return f"net.{model.net.feature_info[-1]['module']}"
+        return f"net.{model.net.feature_info[index]['module']}"
+    if not isinstance(model, TopGapNet):
+        raise UserError(
+            f"the last feature map of a {type(model).__name__} is not known: name its layer, one "
+            f"of `model.named_modules()`"
+        )
     names = {name for name, _ in model.backbone.named_modules()}
-    module = model.backbone.feature_info.module_name()[-1]
+    module = model.backbone.feature_info.module_name()[index]
     # timm's feature extractors keep the names of some networks, flatten those of others ("stages.3"
     # becomes "stages_3"), and put further ones into a "model".
     possible = (module, module.replace(".", "_"), f"model.{module}")
@@ -252,5 +382,6 @@ def _warn_degenerate(method: str, layer: str, same: str) -> None:
     warnings.warn(
         f"{method} at {layer} is {same}: compare at a backbone layer of the standard network",
         DegenerateLayer,
-        stacklevel=3,
+        # Past this function, the one that warns, and the gate.
+        stacklevel=4,
     )

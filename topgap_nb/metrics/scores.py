@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from topgap_nb.data.image_set import ImageSet, as_float
+from topgap_nb.inputs import as_logits, gated, in_format_of
 from topgap_nb.metrics.evaluation import eval_on_device
 from topgap_nb.store.cached import cached
 
 
+@gated
 @cached
 @torch.no_grad()
 def predict(model: nn.Module, images: ImageSet | Tensor, batch_size: int = 128) -> Tensor:
@@ -19,17 +21,20 @@ def predict(model: nn.Module, images: ImageSet | Tensor, batch_size: int = 128) 
         batch_size: images per forward pass.
 
     Raises:
-        UserError: a data set that stays on disk and does not fit into memory.
+        UserError: images that the gate refuses (``inputs``), a data set that stays on disk and does
+            not fit into memory, or a network that does not return logits.
     """
     pixels = images if isinstance(images, Tensor) else images.pixels
     logits = []
     with eval_on_device(model) as place:
         for part in pixels.split(batch_size):
             part = as_float(part.to(place)) if part.dtype == torch.uint8 else part.to(place)
-            logits.append(model(part.contiguous(memory_format=torch.channels_last)).float().cpu())
+            part = in_format_of(model, part).contiguous(memory_format=torch.channels_last)
+            logits.append(as_logits(model(part), len(part)).float().cpu())
     return torch.cat(logits)
 
 
+@gated
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Return whether each image is classified correctly: (N,) bool, on the CPU."""
     return logits.argmax(1).cpu() == labels.cpu()

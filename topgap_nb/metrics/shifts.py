@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from topgap_nb.data.image_set import ImageSet
 from topgap_nb.errors import UserError
+from topgap_nb.inputs import gated
 
 BACKGROUNDS = ("other", "grey", "noise")
 # Five severities each, mild to severe, in the units of the transforms' parameters.
@@ -21,6 +22,7 @@ CORRUPTIONS = {
 }
 
 
+@gated
 def replace_background(images: ImageSet, kind: str, seed: int = 0) -> Tensor:
     """Return the images with everything outside their masks replaced, (N, 3, H, W) in [0, 1].
 
@@ -54,6 +56,7 @@ def replace_background(images: ImageSet, kind: str, seed: int = 0) -> Tensor:
     return torch.where(images.masks[:, None], clean, background)
 
 
+@gated
 def corrupted(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
     """Return corrupted images, (N, 3, H, W) in [0, 1], by torchvision's transforms and Pillow.
 

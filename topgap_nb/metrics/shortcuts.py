@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from topgap_nb.data.image_set import ImageSet
 from topgap_nb.errors import UserError
+from topgap_nb.inputs import gated
 from topgap_nb.metrics.scores import correct, predict
 
 PARTS = ("object", "background", "centre", "border")
@@ -12,6 +13,7 @@ PARTS = ("object", "background", "centre", "border")
 CENTRE_SIDE = 0.5**0.5
 
 
+@gated
 def with_known_object(images: ImageSet) -> tuple[ImageSet, tuple[str, str]]:
     """Return the images whose object is known, and the two parts to occlude on them.
 
@@ -22,6 +24,7 @@ def with_known_object(images: ImageSet) -> tuple[ImageSet, tuple[str, str]]:
     return images.with_masks(), ("object", "background")
 
 
+@gated
 def occluded(images: ImageSet, part: str) -> Tensor:
     """Return the images with a part painted over in the mean colour of the rest, (N, 3, H, W).
 
@@ -39,7 +42,7 @@ def occluded(images: ImageSet, part: str) -> Tensor:
     Example:
         >>> pixels = torch.tensor([[[[200, 50], [100, 0]]]], dtype=torch.uint8)
         >>> masks = torch.tensor([[[True, False], [False, False]]])
-        >>> one = ImageSet("one", pixels, torch.zeros(1), ("a", "b"), ("1",), masks)
+        >>> one = ImageSet("one", pixels, torch.tensor([0]), ("a", "b"), ("1",), masks)
         >>> (255 * occluded(one, "object")[0, 0]).round()
         tensor([[ 50.,  50.],
                 [100.,   0.]])
@@ -61,6 +64,7 @@ def occluded(images: ImageSet, part: str) -> Tensor:
     return torch.where(visible, clean, torch.where(count > 0, mean, 0.5))
 
 
+@gated
 def bounding_boxes(masks: Tensor) -> Tensor:
     """Return the masks grown to their bounding boxes, (N, H, W) bool; empty ones stay empty."""
 
@@ -78,11 +82,13 @@ def _centre(height: int, width: int) -> Tensor:
     return inside
 
 
+@gated
 def occluded_hits(model: nn.Module, images: ImageSet, part: str) -> Tensor:
     """Return which images are classified correctly with a part occluded: (N,) bool."""
     return correct(predict(model, occluded(images, part)), images.labels)
 
 
+@gated
 def majority_baseline(labels: Tensor) -> float:
     """Return the accuracy of always naming the most frequent class."""
     return float(labels.bincount().max() / len(labels))
