@@ -34,7 +34,7 @@ def test_limits_name_what_is_missing_and_nothing_else():
         "is open",
         "b (3)",
         "no masks",
-        "trained once",
+        "verdict takes 3 trainings of each network, and here they are 1",
         "belong together",
     ):
         assert words in sentences

@@ -13,8 +13,8 @@ from topgap_nb import (
     Estimate,
     Study,
     UserError,
-    bootstrap,
     load_records,
+    mean_interval,
     paired_difference,
     paper_effect,
 )
@@ -106,10 +106,11 @@ def test_a_study_works_with_the_threads_of_its_profile(project, monkeypatch):
         (np.float32(0.25), (0.25, 0.25, 0.25, 40, 1)),
         (torch.tensor(0.25), (0.25, 0.25, 0.25, 40, 1)),
         (Estimate(0.5, 0.4, 0.6, 12), (0.5, 0.4, 0.6, 12, 1)),
-        (RIGHT, (*bootstrap(RIGHT)[:3], 6, 2)),
-        (torch.from_numpy(RIGHT[0]), (*bootstrap(RIGHT[0])[:3], 6, 1)),
+        (Estimate(0.5, 0.4, 0.6, 12, 5), (0.5, 0.4, 0.6, 12, 5)),
+        (RIGHT, (*mean_interval(RIGHT)[:3], 6, 2)),
+        (torch.from_numpy(RIGHT[0]), (*mean_interval(RIGHT[0])[:3], 6, 1)),
     ],
-    ids=["plain", "numpy", "torch", "estimate", "trainings", "images"],
+    ids=["plain", "numpy", "torch", "estimate", "estimate of five", "trainings", "images"],
 )
 def test_a_number_is_recorded_with_its_interval_and_what_it_rests_on(study, value, expected):
     study.row("3", {"clean": value}, n=np.int64(40), method="Standard", k=np.int64(7))
@@ -163,9 +164,13 @@ def test_a_comparison_records_both_sides_and_the_verdict(study):
     }  # fmt: skip
     assert numbers.settings.iloc[0] == {"dataset": "planted", "architecture": "EfficientNet-Lite0"}
     verdict, effect = last(study), paired_difference(RIGHT, WRONG)
-    assert (verdict["effect"], verdict["low"], verdict["high"], verdict["n"]) == effect
+    names = ["effect", "low", "high", "n", "n_trainings", "trainings_share"]
+    assert tuple(verdict[name] for name in names) == effect
     assert verdict["n_trainings"] == 2
-    assert verdict["paper_effect"] == paper_effect("a3", "accuracy")
+    theirs = paper_effect("a3", "accuracy")
+    for name, number in {"low": min(theirs), "effect": theirs.mean(), "high": max(theirs)}.items():
+        assert verdict[f"paper_{name}"] == pytest.approx(number)
+    assert verdict["unit"] == "accuracy"
     assert verdict["rule"] == "95 % interval of the paired difference in accuracy above 0"
     assert shown.data.startswith("**")
     assert f"Top-GAP is more accurate. Effect {effect.value:+.3f} [" in shown.data
@@ -175,8 +180,8 @@ def test_a_comparison_records_both_sides_and_the_verdict(study):
 def test_a_comparison_of_measurements_is_of_their_mean_difference(study):
     first, second = np.array([0.5, 0.75, 1.0]), np.array([0.25, 0.5, 0.25])
     study.compare("It is larger.", first, second, threshold=0.1, paper=0.2)
-    effect, verdict = bootstrap(first - second), last(study)
-    assert (verdict["effect"], verdict["low"], verdict["high"], verdict["n"]) == effect
+    effect, verdict = mean_interval(first - second), last(study)
+    assert (verdict["effect"], verdict["low"], verdict["high"], verdict["n"]) == effect[:4]
     assert (verdict["threshold"], verdict["paper_effect"]) == (0.1, 0.2)
     assert verdict["rule"] == "95 % interval of the paired difference above 0.1"
     # Nothing stands in a table that was not named.
@@ -188,8 +193,57 @@ def test_networks_that_agree_on_every_image_leave_it_open(study):
     assert shown.data.startswith("**Inconclusive.**")
 
 
+def test_the_papers_effect_is_given_or_absent_or_that_of_the_table(study):
+    pair = (RIGHT, WRONG)
+    kept = {
+        words: last(study)
+        for words, paper in {
+            "rows": pd.Series([0.1, np.nan, 0.3, 0.5]), "one": 0.2, "absent": None, "empty": [],
+            "blank": [np.nan], "no such table": "table",
+        }.items()
+        if study.compare("It is.", *pair, column="accuracy", paper=paper)
+    }  # fmt: skip
+    found = {
+        words: [entry[f"paper_{name}"] for name in ("low", "effect", "high")]
+        for words, entry in kept.items()
+    }
+    assert found.pop("rows") == pytest.approx([0.1, 0.3, 0.5])
+    assert found.pop("one") == [0.2] * 3
+    assert set(map(tuple, found.values())) == {(None,) * 3}
+    # The quantity of the paper's table is another one.
+    study.compare("It is.", *pair, table="a3", column="accuracy", paper=None, dataset="planted")
+    assert last(study)["paper_effect"] is None
+
+
+def test_what_was_stated_before_the_data_stands_in_the_verdict(study):
+    values = np.random.default_rng(0).normal(0, 0.01, (3, 40))
+    stated = {
+        "smallest_effect": 0.1, "converged": True, "claim_of_paper": False, "why": "Alike.",
+        "unit": "IoU",
+    }  # fmt: skip
+    shown = study.compare("It is larger.", values, 0 * values, **stated).data
+    assert {name: last(study)[name] for name in stated} == stated
+    assert shown.startswith("**No effect of relevant size.** It is larger.")
+    assert shown.endswith(", relevant from 0.100; n = 40, trainings = 3. Alike.")
+    # A network that has not converged, by numpy's word.
+    shown = study.compare("It is larger.", values, 0 * values, converged=np.bool_(False)).data
+    assert shown.startswith("**Not converged.**")
+    with pytest.raises(UserError, match=r"smallest_effect is -0\.1: give a size"):
+        study.compare("It is larger.", values, 0 * values, smallest_effect=-0.1)
+
+
+def test_a_verdict_takes_three_trainings_or_none(study):
+    clear = np.random.default_rng(0).normal(1, 0.01, (3, 40))
+    for values, word in ((clear[:1], "Inconclusive"), (clear[:2], "Inconclusive"),
+                         (clear, "Supported"), (clear[0], "Inconclusive")):  # fmt: skip
+        assert study.compare("It is.", values, 0 * values).data.startswith(f"**{word}.**")
+    effect = mean_interval(clear[0])
+    assert study.verdict("It is.", "rule", effect, n_trainings=0).data.startswith("**Supported.**")
+    assert last(study)["n_trainings"] == 0
+
+
 def test_all_verdicts_are_shown_in_order(study):
-    study.verdict("It is accurate.", "rule", Estimate(0.1, 0.05, 0.2, 9))
+    study.verdict("It is accurate.", "rule", Estimate(0.1, 0.05, 0.2, 9, 3))
     study.verdict("It is sparse.", "rule", Estimate(0.0, -0.1, 0.1, 9), 0.2, n_trainings=3)
     first, second = study.verdicts().data.split("\n\n")
     assert first.startswith("**Supported.** It is accurate. Effect +0.100 [+0.050, +0.200]")
@@ -205,7 +259,7 @@ def test_a_table_is_saved_with_its_numbers_and_shown_with_its_intervals(study):
     view = study.table("3")
     saved = pd.read_csv(study.folder / "table_3.csv")
     ours = saved[saved.source == "ours"].iloc[0]
-    assert (ours.clean, ours.clean_low, ours.n) == (*bootstrap(RIGHT)[:2], 6)
+    assert (ours.clean, ours.clean_low, ours.n) == (*mean_interval(RIGHT)[:2], 6)
     assert len(saved) == len(view) > 1
     assert view.iloc[0]["clean"].startswith("0.750 [")
     assert set(view.index) == {""}

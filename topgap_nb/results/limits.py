@@ -5,11 +5,12 @@ from collections.abc import Iterable
 
 from topgap_nb.data.image_set import ImageSet
 from topgap_nb.metrics.shortcuts import majority_baseline
+from topgap_nb.results.records import MIN_TRAININGS
 from topgap_nb.results.statistics import Estimate, wilson_interval
 
 # Below this, a class's own accuracy has an interval of about a half.
 MIN_IMAGES_PER_CLASS = 10
-# Resampling fewer images repeats the one or two on which the networks differ.
+# Among fewer, the networks differ on one or two, and a t-interval needs more.
 MIN_IMAGES = 30
 SMALLEST_EFFECT = 0.05
 NAMED_CLASSES = 5
@@ -108,8 +109,11 @@ def cannot_conclude(
             f"{test.mask_count} of {n} test images have masks: all results on object and "
             f"background rest on these."
         )
-    if n_trainings < 2:
-        sentences.append("Each network was trained once: another seed may reverse a close result.")
+    if n_trainings < MIN_TRAININGS:
+        sentences.append(
+            f"A verdict takes {MIN_TRAININGS} trainings of each network, and here they are "
+            f"{n_trainings}: another seed may reverse a close result."
+        )
     if not subjects_known:
         sentences.append(
             "Near duplicates are kept on one side of the split, but different images of one "

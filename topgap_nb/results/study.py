@@ -1,6 +1,6 @@
 """``Study``: what a notebook talks to, so that its cells show the experiment and no bookkeeping."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from topgap_nb.data.image_set import Splits
 from topgap_nb.errors import UserError
 from topgap_nb.results.figures import save_figure, set_style
 from topgap_nb.results.records import Record, Verdict, save_records
-from topgap_nb.results.statistics import Estimate, bootstrap, paired_difference
+from topgap_nb.results.statistics import Estimate, mean_interval, paired_difference
 from topgap_nb.results.tables import paper_effect, readable, result_table
 from topgap_nb.store.layout import interactive_folder, own_folder, work_folder
 from topgap_nb.store.machine import hardware, versions
 from topgap_nb.store.store import write_atomic
+from topgap_nb.training.gauge import gauge
 from topgap_nb.training.loop import TrainedNetwork, train_or_load
 from topgap_nb.training.profile import Recipe, load_profile
 
@@ -84,13 +85,34 @@ class Study:
                 trainings += [train_or_load(spec.replace(seed=seed), data) for seed in seeds]
         return runs
 
+    def gauge(
+        self, runs: Mapping[str, Iterable[TrainedNetwork]], data: Splits, **settings
+    ) -> pd.DataFrame:
+        """Record, and return as a table, how far networks are from Equation 1's optimum.
+
+        Args:
+            runs: {method: its trainings}, as from ``train``.
+            data: what they were trained on.
+            settings: what else the rows are about.
+        """
+        for method, trainings in runs.items():
+            found = pd.DataFrame([gauge(run, data) for run in trainings])
+            means = found.astype(float).mean().dropna().to_dict()
+            about = {"method": method, **settings, "n_trainings": len(found)}
+            self.row(f"{self.notebook[:2]}_gauge", means, n=len(data.train), **about)
+        return self.table(f"{self.notebook[:2]}_gauge")
+
+    def converged(self, runs: Mapping[str, Iterable[TrainedNetwork]], data: Splits) -> bool:
+        """Return whether every network behind a verdict has worked on Equation 1; see ``gauge``."""
+        return all(gauge(run, data).converged for group in runs.values() for run in group)
+
     def row(self, table: str, values: Mapping[str, Value], n: int = 0, **settings) -> None:
         """Record numbers that stand in one row of a table.
 
         Args:
             table: in the paper's numbering, ``6`` or ``a4``; or a name of our own.
-            values: {column: number}. An array is a mean with its bootstrap interval: (N,) over test
-                images, or (R, N) over R trainings and N test images. An ``Estimate`` brings its own
+            values: {column: number}. An array is a mean with its interval: (N,) over test images,
+                or (R, N) over R trainings and N test images. An ``Estimate`` brings its own
                 interval, a plain number has none.
             n: test images behind plain numbers.
             settings: what the row is about; ``n_trainings`` where the values do not show it.
@@ -99,10 +121,11 @@ class Study:
         # numpy's and torch's numbers are no JSON.
         settings = {k: v.item() if hasattr(v, "item") else v for k, v in settings.items()}
         for column, value in values.items():
-            trainings = len(value) if getattr(value, "ndim", 0) == 2 else 1
+            found = _estimate(value, n)
             self._add(
                 Record(
-                    self.notebook, table, column, *_estimate(value, n), known or trainings,
+                    self.notebook, table, column, *found[:4],
+                    found.n_trainings if known is None else known,
                     self.profile.name, settings, hardware(), versions(),
                 )
             )  # fmt: skip
@@ -116,7 +139,12 @@ class Study:
         column: str = "",
         rule: str = "",
         threshold: float = 0.0,
-        paper: float | None = None,
+        paper: Sequence[float] | float | str | None = "table",
+        smallest_effect: float = 0.0,
+        converged: bool | None = None,
+        claim_of_paper: bool = True,
+        why: str = "",
+        unit: str = "",
         **settings,
     ) -> Markdown:
         """Record both sides of a comparison, and what it says of a claim; return the verdict.
@@ -128,19 +156,23 @@ class Study:
                 ``topgap_<column>``; nowhere if empty.
             rule: of the verdict, in words; by default that the interval lies above the threshold.
             threshold: what the interval of the paired difference is held against.
-            paper: the paper's effect; by default the mean over the rows of its table.
+            paper: the ``paper_effect`` of ``verdict``; by default that of the table and column.
+            smallest_effect, converged, claim_of_paper, why: see ``Verdict``.
+            unit: by default the column.
             settings: what the row is about.
         """
         if table:
             both = {f"standard_{column}": standard, f"topgap_{column}": topgap}
             self.row(table, both, **settings)
-            paper = paper_effect(table, column) if paper is None else paper
+        paper = paper_effect(table, column) if isinstance(paper, str) else paper
         is_hit = "bool" in str(topgap.dtype)
-        effect = (paired_difference if is_hit else _mean_difference)(topgap, standard)
+        effect = paired_difference(topgap, standard) if is_hit else mean_interval(topgap - standard)
         measured = f" in {column}" if column else ""
         rule = rule or f"95 % interval of the paired difference{measured} above {threshold:g}"
-        trainings = len(topgap) if np.ndim(topgap) == 2 else settings.get("n_trainings", 1)
-        return self.verdict(claim, rule, effect, threshold, trainings, paper)
+        return self.verdict(
+            claim, rule, effect, threshold, settings.get("n_trainings"), paper, smallest_effect,
+            converged, claim_of_paper, why, unit or column,
+        )  # fmt: skip
 
     def verdict(
         self,
@@ -148,13 +180,35 @@ class Study:
         rule: str,
         effect: Estimate,
         threshold: float = 0.0,
-        n_trainings: int = 1,
-        paper_effect: float | None = None,
+        n_trainings: int | None = None,
+        paper_effect: Sequence[float] | float | None = None,
+        smallest_effect: float = 0.0,
+        converged: bool | None = None,
+        claim_of_paper: bool = True,
+        why: str = "",
+        unit: str = "",
     ) -> Markdown:
-        """Record what became of a hypothesis, and return it as a sentence."""
+        """Record what became of a hypothesis, and return it as a sentence.
+
+        Args:
+            hypothesis: a sentence, true if the effect lies above the threshold.
+            rule, effect, threshold: see ``Verdict``, as for what follows ``paper_effect``.
+            n_trainings: by default those of the effect.
+            paper_effect: the paper's, in each row of its table; None where it measures another
+                quantity.
+
+        Raises:
+            UserError: a negative smallest effect.
+        """
+        if smallest_effect < 0:
+            raise UserError(f"smallest_effect is {smallest_effect:g}: give a size, 0 or more")
+        rows = pd.Series(paper_effect, dtype=float).dropna()
         entry = Verdict(
-            self.notebook, hypothesis, rule, *effect[:3], threshold, effect.n, n_trainings,
-            self.profile.name, paper_effect, hardware(),
+            self.notebook, hypothesis, rule, *effect[:3], threshold, effect.n,
+            effect.n_trainings if n_trainings is None else n_trainings, self.profile.name,
+            *(rows.agg(["mean", "min", "max"]) if len(rows) else [None] * 3), hardware(),
+            smallest_effect, None if converged is None else bool(converged), claim_of_paper, why,
+            unit, effect.trainings_share,
         )  # fmt: skip
         self._add(entry)
         return Markdown(_sentence(entry))
@@ -212,17 +266,14 @@ def _estimate(value: Value, n: int) -> Estimate:
     if isinstance(value, Estimate):
         return value
     if getattr(value, "ndim", 0):
-        return bootstrap(value)
+        return mean_interval(value)
     return Estimate(float(value), float(value), float(value), int(n))
 
 
-def _mean_difference(topgap: np.ndarray | Tensor, standard: np.ndarray | Tensor) -> Estimate:
-    return bootstrap(topgap - standard)
-
-
 def _sentence(entry: Verdict) -> str:
+    relevant = f", relevant from {entry.smallest_effect:.3f}" if entry.smallest_effect else ""
     return (
         f"**{entry.outcome.capitalize()}.** {entry.hypothesis} Effect {entry.effect:+.3f} "
-        f"[{entry.low:+.3f}, {entry.high:+.3f}] against a threshold of {entry.threshold:+.3f}; "
-        f"n = {entry.n}, trainings = {entry.n_trainings}."
-    )
+        f"[{entry.low:+.3f}, {entry.high:+.3f}] against a threshold of {entry.threshold:+.3f}"
+        f"{relevant}; n = {entry.n}, trainings = {entry.n_trainings}. {entry.why}"
+    ).rstrip()

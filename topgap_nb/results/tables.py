@@ -1,5 +1,7 @@
 """From records to tables in the paper's layout, beside the paper's numbers."""
 
+from statistics import mode
+
 import numpy as np
 import pandas as pd
 
@@ -20,6 +22,8 @@ ARCHITECTURES = {
 }
 # Columns that tell a table's rows apart, though they hold numbers.
 KEY_COLUMNS = {"sparsity_weight", "k"}
+# What a number rests on, and how it is called beside the number.
+SIZES = {"n": "n", "n_trainings": "trainings"}
 
 
 def paper_table(number: str) -> pd.DataFrame:
@@ -34,17 +38,15 @@ def paper_table(number: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def paper_effect(number: str, column: str) -> float | None:
-    """Return the mean over a paper table's rows of Top-GAP minus standard in a column.
+def paper_effect(number: str, column: str) -> pd.Series | None:
+    """Return Top-GAP minus standard in a column, in each row of a table of the paper's.
 
-    None where the paper has no such table or column.
+    None where the paper has no such table or column: it then measures another quantity.
     """
     if not (paper_root() / f"table_{number}.csv").exists():
         return None
     paper, names = paper_table(number), (f"topgap_{column}", f"standard_{column}")
-    if not set(names) <= set(paper):
-        return None
-    return float((paper[names[0]] - paper[names[1]]).mean())
+    return paper[names[0]] - paper[names[1]] if set(names) <= set(paper) else None
 
 
 def key_columns(frame: pd.DataFrame) -> list[str]:
@@ -56,7 +58,9 @@ def result_table(records: list[Record], number: str) -> pd.DataFrame:
     """Return our rows and then the paper's, in the paper's columns.
 
     Each quantity has ``_low`` and ``_high`` columns where it carries an interval; ``n`` and
-    ``n_trainings`` are the test images and trainings behind the row; ``source`` says whose it is.
+    ``n_trainings`` are the test images and trainings behind most numbers of the row (of equally
+    many, the first), and a quantity has ``_n`` and ``_n_trainings`` columns where it rests on
+    others; ``source`` says whose it is.
     """
     mine = [r for r in records if r.table == number]
     if not mine:
@@ -68,42 +72,62 @@ def result_table(records: list[Record], number: str) -> pd.DataFrame:
     quantities = list(dict.fromkeys(r.quantity for r in mine))
     if paper is not None:
         quantities = [c for c in paper if c not in keys] + [q for q in quantities if q not in paper]
-    rows: dict[tuple, dict] = {}
+    rows: dict[tuple, dict[str, Record]] = {}
     for record in mine:
         settings = {key: record.settings.get(key) for key in keys}
-        row = rows.setdefault(tuple(settings.values()), {"source": "ours", **settings})
-        if row.get(record.quantity, record.value) != record.value:
+        row = rows.setdefault(tuple(settings.values()), {})
+        if row.setdefault(record.quantity, record).value != record.value:
             raise UserError(
                 f"table {number} has one cell for {record.quantity} of {settings}, and two records "
                 f"disagree on it: tell them apart by a setting that the table has a column for"
             )
-        row[record.quantity] = record.value
-        if record.low != record.high:
-            row[f"{record.quantity}_low"] = record.low
-            row[f"{record.quantity}_high"] = record.high
-        row["n"], row["n_trainings"] = record.n, record.n_trainings
-    frame = pd.DataFrame(rows.values())
+    ours = [dict(zip(keys, about, strict=True)) | _row(row) for about, row in rows.items()]
+    frame = pd.DataFrame(ours).assign(source="ours")
     columns = ["source", *keys]
     for quantity in quantities:
-        columns += [quantity, f"{quantity}_low", f"{quantity}_high"]
-    columns += ["n", "n_trainings"]
+        columns += [quantity, *(f"{quantity}_{side}" for side in ("low", "high", *SIZES))]
+    columns += SIZES
     if paper is not None:
         frame = pd.concat([frame, paper.assign(source="paper")], ignore_index=True)
     return frame[[c for c in columns if c in frame]]
 
 
+def _row(cells: dict[str, Record]) -> dict:
+    """Return the columns of one row from its records, {quantity: record}."""
+    # A number without images of its own, such as a count of parameters, rests on no size.
+    sized = [record for record in cells.values() if record.n] or list(cells.values())
+    row = {size: mode(getattr(record, size) for record in sized) for size in SIZES}
+    for quantity, record in cells.items():
+        cell = {"": record.value}
+        if record.low != record.high:
+            cell |= {"_low": record.low, "_high": record.high}
+        own = {size: getattr(record, size) for size in SIZES if record.n}
+        cell |= {f"_{size}": count for size, count in own.items() if count != row[size]}
+        row |= {f"{quantity}{side}": value for side, value in cell.items()}
+    return row
+
+
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table as it is shown: intervals beside their numbers, blanks as a dash."""
-    shown = pd.DataFrame(index=frame.index)
+    """Return the table as it is shown: blanks as a dash, and beside a number its interval.
+
+    Where a number rests on other test images or trainings than its row, these follow it.
+    """
+    sides = tuple(f"_{side}" for side in ("low", "high", *SIZES))
+    shown = {}
     for column in frame:
-        if column.endswith(("_low", "_high")):
+        if any(column.endswith(side) and column.removesuffix(side) in frame for side in sides):
             continue
-        if f"{column}_low" in frame:
-            bounds = (frame[column], frame[f"{column}_low"], frame[f"{column}_high"])
-            shown[column] = [_interval(*cell) for cell in zip(*bounds, strict=True)]
-        else:
-            shown[column] = [_cell(column, value) for value in frame[column]]
-    return shown
+        beside = [f"{column}{side}" for side in sides]
+        rows = frame.reindex(columns=[column, *beside]).itertuples(index=False)
+        shown[column] = [_full_cell(column, *row) for row in rows]
+    return pd.DataFrame(shown, index=frame.index)
+
+
+def _full_cell(column: str, value, low: float, high: float, *sizes: float) -> str:
+    named = zip(SIZES.values(), sizes, strict=True)
+    own = ", ".join(f"{name} = {count:.0f}" for name, count in named if pd.notna(count))
+    number = _cell(column, value) if pd.isna(low) else _interval(value, low, high)
+    return f"{number} ({own})" if own else number
 
 
 def _interval(value: float, low: float, high: float) -> str:
@@ -116,6 +140,8 @@ def _cell(column: str, value) -> str:
         return "–"
     if isinstance(value, str):
         return value
+    if column == "converged":
+        return "yes" if value == 1 else "no" if value == 0 else f"{value:.0%} of the trainings"
     if column in ("n", "n_trainings", "trainings"):
         return f"{value:.0f}" if value else "–"
     if isinstance(value, int | np.integer):
