@@ -1,5 +1,6 @@
 import io
 import os
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ from helpers.layouts import open_split
 from PIL import Image
 
 from topgap_nb import UserError
-from topgap_nb.data.reading import Manifest, MaskFile, Outline, decoded, read_image
+from topgap_nb.data.image_file import read_image
+from topgap_nb.data.masks import MaskFile, Outline
+from topgap_nb.data.reading import Manifest, decoded
 
 
 def jpeg_bytes():
@@ -91,6 +94,29 @@ def test_pixels_of_unknown_range_are_refused_by_name(tmp_path, kind):
         read_image(tmp_path / "scan.tif", 16)
 
 
+def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
+    """TIFF packs 12 bits; 0xFFF is its white, and 0x800 the middle."""
+    rows = np.array([0xFFF, 0x800] * 8, np.uint16)
+    packed = bytes(
+        byte
+        for one, two in rows.reshape(-1, 2).tolist()
+        for byte in (one >> 4, (one & 15) << 4 | two >> 8, two & 255)
+    )
+    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 16}
+    tags[279] = len(packed) * 16
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    (tmp_path / "deep.tif").write_bytes(head + entries + bytes(4) + packed * 16)
+    assert read_image(tmp_path / "deep.tif", 16, "L")[3].tolist() == [255, 128] * 8
+
+
+def test_a_stack_of_pages_is_refused_by_name(tmp_path):
+    pages = [Image.new("L", (16, 16), grey) for grey in (10, 20, 30)]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r"stack\.tif holds 3 pages: save each as a file of its"):
+        read_image(tmp_path / "stack.tif", 16)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_transparent_shows_white(tmp_path, mode):
     image = Image.new("RGBA", (16, 16), (10, 10, 10, 255))
@@ -108,56 +134,9 @@ def test_the_middle_is_cut_out(tmp_path):
     assert (read_image(path, 224, crop=True) == 255).all()
 
 
-# Masks
-
-
-def test_a_mask_is_true_where_half_of_a_pixel_is_marked(tmp_path):
-    numbers = np.zeros((32, 32), np.uint8)
-    numbers[:, :9], numbers[:, 20:] = 1, 3
-    path = layouts.labels_image(tmp_path / "mask.png", numbers)
-    columns = torch.arange(16)
-    inside = MaskFile(path).read(16)
-    assert (inside == ((columns <= 4) | (columns >= 10)).numpy()).all()
-    assert (MaskFile(path, values=(3,)).read(16) == (columns >= 10).numpy()).all()
-    assert (MaskFile(path, above=2).read(16) == (columns >= 10).numpy()).all()
-    assert MaskFile(tmp_path / "none.png").read(16) is None
-
-
-def test_palette_numbers_are_not_their_colours(tmp_path):
-    mask = Image.fromarray(np.repeat([[0] * 8 + [1] * 8], 16, 0).astype(np.uint8), "P")
-    mask.putpalette([255, 255, 255, 0, 0, 0])
-    mask.save(tmp_path / "mask.png")
-    assert (MaskFile(tmp_path / "mask.png").read(16) == (np.arange(16) > 7)).all()
-
-
-def test_a_mask_of_another_size_than_its_image_is_refused(tmp_path):
-    image = layouts.picture(tmp_path / "image.png", size=(40, 20))
-    mask = layouts.labels_image(tmp_path / "mask.png", np.ones((40, 20)))
-    with pytest.raises(UserError, match=r"mask\.png \(20 x 40\) is of another size than image"):
-        MaskFile(mask, image=image).read(16)
-    turned = Image.new("RGB", (40, 20))
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(image, exif=exif)
-    assert MaskFile(mask, image=image).read(16).all()
-
-
 def box(x, y, width, height, image_size=(16, 16)):
     corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
     return Outline([corners], image_size)
-
-
-def test_an_outline_is_filled_in_image_pixels():
-    triangle = Outline([[(0, 0), (400, 0), (0, 200)]], (400, 200))
-    inside = triangle.read(64)
-    rows, columns = np.mgrid[:64, :64] + 0.5
-    clear = abs(rows + columns - 64) > 1
-    assert (inside == (rows + columns < 64))[clear].all()
-    two = box(0, 0, 100, 200, (400, 200)).polygons + box(300, 0, 100, 200, (400, 200)).polygons
-    assert Outline(two, (400, 200)).read(16).sum() == 128
-    middle = box(100, 50, 200, 100, (400, 200)).read(16)
-    assert middle.sum() == 64
-    assert middle[4:12, 4:12].all()
 
 
 # Manifest

@@ -1,12 +1,17 @@
 """Figures: described, small, the same each time; and what they show of an image."""
 
+import warnings
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from topgap_nb import build_model, draw_architecture, map_grid, open_dataset, show_map
+from topgap_nb import build_model, draw_architecture, map_grid, open_dataset, show_image, show_map
+from topgap_nb.results import figures
 from topgap_nb.results.figures import save_figure, set_style
 from topgap_nb.results.sheets import image_sheet
 
@@ -74,6 +79,43 @@ def test_a_sheet_of_images_has_a_row_per_class(few):
     for label in (0, 1):
         shown = sum(bool(axis.images) for axis in fig.axes[3 * label : 3 * label + 3])
         assert shown == (few.labels == label).sum()
+
+
+NAMES = ("a$b$c", "50 $", "<b>bold</b>", r"$\frac{1", "x_{2}^$$", r"back\\slash\$")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_classes_are_shown_as_they_are(tmp_path, few, name):
+    named = replace(few, class_names=(name, name, *few.class_names[2:]))
+    fig = image_sheet(named, rows=2, columns=2)
+    show_image(fig.axes[1], few.images[0], name)
+    assert [fig.axes[0].get_ylabel(), fig.axes[1].get_title()] == [name, name]
+    save_figure(fig, tmp_path / "sheet", "a sheet")
+    save_figure(map_grid(few.images, [(name, torch.zeros(3, 64, 64))]), tmp_path / "grid", "a grid")
+
+
+@pytest.mark.parametrize("letters", [chr(0xF0000), chr(0xF0001) + chr(0xF0002)])
+def test_letters_that_no_font_has_are_said_once(tmp_path, letters):
+    fig = line()
+    fig.axes[0].set_title(f"{letters} and {letters}")
+    with pytest.warns(match=f"^leaves shows boxes for {letters}, which no installed") as caught:
+        save_figure(fig, tmp_path / "leaves", "leaves")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(line(), tmp_path / "plain", "Größe, naïve, λ")
+
+
+def test_installed_fonts_with_more_letters_are_used(monkeypatch):
+    monkeypatch.setattr(figures, "MORE_LETTERS", ("No Such Font", "DejaVu Serif"))
+    set_style()
+    assert plt.rcParams["font.family"] == ["sans-serif", "DejaVu Serif"]
+
+
+def test_tables_show_names_as_they_are():
+    page = pd.DataFrame({"class": ["<b>$x$</b>"]}).style.hide().to_html()
+    assert "&lt;b&gt;$x$&lt;/b&gt;" in page
+    assert "tex2jax_ignore" in page
 
 
 def test_the_architecture_is_drawn_with_the_shapes_of_the_network():

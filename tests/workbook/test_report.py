@@ -1,6 +1,7 @@
 """The report stands alone, escapes what it is given, and shows its pictures."""
 
 import base64
+import html
 import io
 import re
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
 
-from topgap_nb.workbook.report import Code, write_report
+from topgap_nb.workbook.report import Code, escaped, write_report
 
 EVIL = '<img src=x onerror="alert(1)"> & "quotes" *a* $b$ ![c](//d) `e` [f](javascript:g)'
 VOID = {"meta", "img", "br", "link"}
@@ -57,6 +58,14 @@ def test_names_are_text_and_never_markup(page):
     # Title twice, heading, prose, point, cell, caption, foot.
     assert "".join(reader.words).count(EVIL) == 8
     assert page.count("<img") == 1
+
+
+@pytest.mark.parametrize("name", ["橡树", "50 $ & $x$", "<script>", "1. a", "# b", "é*_`|"])
+def test_any_class_name_stands_in_prose_and_tables(tmp_path, name):
+    sections = {name: [name, [name], pd.DataFrame({"class": [name]})]}
+    page = write_report(tmp_path / "report.html", name, sections, foot=name).read_text()
+    assert [word for word in Reader(page).words if word.strip() == name].count(name) == 7
+    assert html.unescape(escaped(name)) == name
 
 
 def test_the_page_loads_nothing(page):

@@ -6,160 +6,26 @@ memory. Large ones stay on disk as ``LazyImages``, with the same items.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from topgap_nb.data.image_file import images_in, plain, read_image, state
 from topgap_nb.data.image_set import ImageSet, as_float
+from topgap_nb.data.masks import MaskFile, Outline, RunLengths
 from topgap_nb.errors import UserError
 from topgap_nb.store.fingerprint import code_fingerprint, content, fingerprint
 from topgap_nb.store.store import Kind, get_or_make
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# The usual 224 of 256 pixels, as the share of the short side that is cut off at each end.
-CROP_MARGIN = (1 - 224 / 256) / 2
 MAX_BYTES_IN_MEMORY = 4 * 2**30
-
-
-def read_image(path: Path, size: int, mode: str = "RGB", crop: bool = False) -> np.ndarray:
-    """Return an image file as uint8, (size, size, 3) or, with mode ``L``, grey (size, size).
-
-    Upright as its EXIF orientation says; of 16 bits the upper 8; what is transparent shows white.
-
-    Args:
-        path: the file.
-        size: pixels per side.
-        mode: ``RGB`` or ``L``.
-        crop: cut out the middle, as is usual on ImageNet; otherwise the sides are stretched, so
-            that objects at the border stay in.
-
-    Raises:
-        UserError: the file is not a readable image, or has 32-bit pixels, whose range is unknown.
-    """
-    with _opened(path) as image:
-        if not crop:
-            # A JPEG decodes faster at the power of two just above the size that is wanted.
-            image.draft(mode, (size, size))
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I;16"):
-            # ``convert`` would clip 16 bits at 255 instead of scaling them.
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        if image.mode in ("I", "F"):
-            raise UserError(f"{path} has 32-bit pixels of unknown range: save it with 8 or 16 bits")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert(mode)
-        if crop:
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR, CROP_MARGIN)
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} is not a readable image ({error}): remove or replace it"
-        ) from error
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """A mask that is read from an image file, of grey levels or of palette numbers.
-
-    Attributes:
-        path: the file; where there is none, the image has no mask.
-        values: the pixel values that mean the object.
-        above: where no values are given, all greater ones mean it.
-        resample: how the mask is resized; a pixel is True from half of it on.
-        image: the image file that the mask must be as large as; None where it is not checked.
-    """
-
-    path: Path
-    values: tuple[int, ...] = ()
-    above: int = 0
-    resample: Image.Resampling = Image.Resampling.BOX
-    image: Path | None = None
-
-    def read(self, size: int) -> np.ndarray | None:
-        """Return the mask, bool (size, size), True on the object; None where there is no file.
-
-        Raises:
-            UserError: the file is not a readable image, or not as large as the image.
-        """
-        if not self.path.exists():
-            return None
-        with _opened(self.path) as mask:
-            ImageOps.exif_transpose(mask, in_place=True)
-            if self.image is not None and mask.size != (wanted := _upright_size(self.image)):
-                raise UserError(
-                    f"the mask {self.path} ({mask.width} x {mask.height}) is of another size than "
-                    f"{self.image.name} ({wanted[0]} x {wanted[1]}): make them equal"
-                )
-            is_numbered = mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16")
-            numbers = np.asarray(mask if is_numbered else mask.convert("L"))
-        inside = np.isin(numbers, self.values) if self.values else numbers > self.above
-        return _shrunk(Image.fromarray(inside.astype(np.uint8) * 255), size, self.resample)
-
-    def __fingerprint__(self) -> list:
-        """Return what the mask depends on."""
-        return [_state(self.path), self.values, self.above, self.resample]
-
-
-@dataclass(frozen=True)
-class Outline:
-    """A mask that is drawn: the inside of polygons.
-
-    Attributes:
-        polygons: per polygon its points (x, y) in pixels of the image.
-        image_size: (width, height) of the image, or the image file.
-    """
-
-    polygons: Sequence
-    image_size: tuple[int, int] | Path
-
-    def read(self, size: int) -> np.ndarray:
-        """Return the mask, bool (size, size), True inside."""
-        if isinstance(self.image_size, Path):
-            with _opened(self.image_size) as image:
-                width, height = image.size
-        else:
-            width, height = self.image_size
-        canvas = Image.new("L", (4 * size, 4 * size))
-        for points in self.polygons:
-            scaled = [(x * 4 * size / width - 0.5, y * 4 * size / height - 0.5) for x, y in points]
-            ImageDraw.Draw(canvas).polygon(scaled, fill=255)
-        return _shrunk(canvas, size, Image.Resampling.BOX)
-
-    def __fingerprint__(self) -> list:
-        """Return what the mask depends on; a change of the image file is noticed as such."""
-        return [self.polygons, None if isinstance(self.image_size, Path) else self.image_size]
-
-
-def _shrunk(mask: Image.Image, size: int, resample: Image.Resampling) -> np.ndarray:
-    return np.asarray(mask.resize((size, size), resample)) > 127
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    with _opened(path) as image:
-        width, height = image.size
-        # Orientations 5 to 8 lie on their side.
-        return (height, width) if image.getexif().get(0x0112, 1) > 4 else (width, height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +39,7 @@ class Manifest:
         class_names: one name per class.
         ids: one stable name per image.
         splits: ``train``, ``val`` or ``test`` per image.
-        masks: per image a ``MaskFile``, an ``Outline`` or None; empty where there are no masks.
+        masks: per image one of ``masks``, or None; empty where there are no masks.
         group, group_names, subject_ids: see ``ImageSet``.
         mode, crop: see ``read_image``.
     """
@@ -184,7 +50,7 @@ class Manifest:
     class_names: tuple[str, ...]
     ids: tuple[str, ...]
     splits: np.ndarray
-    masks: tuple[MaskFile | Outline | None, ...] = ()
+    masks: tuple[MaskFile | Outline | RunLengths | None, ...] = ()
     group: np.ndarray | None = None
     group_names: tuple[str, ...] = ()
     subject_ids: tuple[str, ...] | None = None
@@ -235,21 +101,8 @@ class Manifest:
         return self.subset(index)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sorted."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def files_by_class(folder: Path, leave_out: Path | None = None) -> dict[str, list[Path]]:
-    """Return the images of a folder of class folders, sorted, by class.
-
-    Args:
-        folder: holds a folder per class.
-        leave_out: a folder in it that is no class.
+def class_folders(name: str, folder: Path) -> Manifest:
+    """Return the images of a folder of class folders, all of them in ``train``.
 
     Raises:
         UserError: there is no class folder, or one without images; the message names it.
@@ -257,27 +110,9 @@ def files_by_class(folder: Path, leave_out: Path | None = None) -> dict[str, lis
     classes = {
         entry.name: images_in(entry)
         for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".") and entry != leave_out
+        if entry.is_dir() and not entry.name.startswith(".")
     }
-    if not classes:
-        raise UserError(f"{folder} holds no folder per class")
-    for name, files in classes.items():
-        if not files:
-            has_folders = any(path.is_dir() for path in (folder / name).iterdir())
-            raise UserError(
-                f"the class folder {folder / name} holds no images: "
-                + ("give the folder of the class folders" if has_folders else "fill or remove it")
-            )
-    return classes
-
-
-def class_folders(name: str, folder: Path) -> Manifest:
-    """Return the images of a folder of class folders, all of them in ``train``.
-
-    Raises:
-        UserError: see ``files_by_class``.
-    """
-    classes = files_by_class(folder)
+    require_images(folder, classes)
     files = tuple(path for paths in classes.values() for path in paths)
     return Manifest(
         name=name,
@@ -287,6 +122,23 @@ def class_folders(name: str, folder: Path) -> Manifest:
         ids=tuple(f"{path.parent.name}/{path.stem}" for path in files),
         splits=np.full(len(files), "train", object),
     )
+
+
+def require_images(folder: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+    """Check that a folder of class folders has some, and images in each.
+
+    Raises:
+        UserError: it has not; the message names the class folder.
+    """
+    if not classes:
+        raise UserError(f"{plain(folder)} holds no folder per class")
+    for name, files in classes.items():
+        if not files:
+            has_folders = any(path.is_dir() for path in (folder / name).iterdir())
+            raise UserError(
+                f"the class folder {plain(folder / name)} holds no images: "
+                + ("give the folder of the class folders" if has_folders else "fill or remove it")
+            )
 
 
 def decoded(manifest: Manifest, size: int) -> ImageSet:
@@ -319,12 +171,12 @@ def _tensor_or_none(values: np.ndarray | None) -> Tensor | None:
 
 def _key(manifest: Manifest, size: int) -> dict:
     """Return what the arrays depend on. The labels and how the files were chosen are not in it."""
-    states = [_state(path) for path in manifest.files]
-    for path, state in zip(manifest.files, states, strict=True):
-        if state[1] is None:
+    states = [state(path) for path in manifest.files]
+    for path, known in zip(manifest.files, states, strict=True):
+        if known[1] is None:
             raise UserError(
-                f"data set {manifest.name!r}: {path} is missing: put it back, or prepare the data "
-                "set again"
+                f"data set {manifest.name!r}: {plain(path)} is missing: put it back, or prepare "
+                "the data set again"
             )
     return {
         "files": fingerprint(states),
@@ -335,14 +187,6 @@ def _key(manifest: Manifest, size: int) -> dict:
         "code": code_fingerprint(__name__),
         "pillow": PIL.__version__,
     }
-
-
-def _state(path: Path) -> list:
-    try:
-        found = path.stat()
-    except OSError:
-        return [str(path), None]
-    return [str(path), found.st_size, found.st_mtime_ns]
 
 
 def _decode(manifest: Manifest, size: int) -> dict[str, np.ndarray]:

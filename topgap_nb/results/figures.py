@@ -1,12 +1,17 @@
 """Figures in one style: seaborn, colour-blind safe, saved as PNG and PDF with a description."""
 
 import io
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -15,10 +20,23 @@ from topgap_nb.store.store import write_atomic
 
 PALETTE = {"standard": "#0072B2", "topgap": "#D55E00", "paper": "#777777", "other": "#009E73"}
 MAP_COLOURS = "viridis"
+# Fonts with Chinese, Japanese and Korean letters, of which those installed are used for names.
+MORE_LETTERS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB",
+    "Microsoft YaHei", "SimHei", "Arial Unicode MS", "Unifont",
+)  # fmt: skip
+MISSING = re.compile(r"Glyph (\d+) .*missing from")
 
 
 def set_style() -> None:
-    """Set the one style of all figures."""
+    """Set the one style of all figures and tables; names stand in both as they are."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    # ``save_figure`` says in one line what this would say for each letter.
+    warnings.filterwarnings("ignore", MISSING.pattern)
+    pd.set_option("styler.format.escape", "html")
+    pd.set_option("styler.html.mathjax", False)
+    pd.set_option("display.html.use_mathjax", False)
     sns.set_theme(style="whitegrid", palette="colorblind", context="notebook")
     plt.rcParams.update(
         {
@@ -26,6 +44,7 @@ def set_style() -> None:
             "grid.alpha": 0.4, "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
             "xtick.labelsize": 9, "ytick.labelsize": 9, "image.cmap": MAP_COLOURS,
             "figure.constrained_layout.use": True, "pdf.fonttype": 42,
+            "font.family": ["sans-serif", *(name for name in MORE_LETTERS if name in installed)],
         }
     )  # fmt: skip
 
@@ -37,9 +56,16 @@ def save_figure(fig: plt.Figure, path: Path, alt: str) -> None:
         fig: the figure.
         path: without a suffix.
         alt: describes the picture to whoever cannot see it; kept in both files.
+
+    Warns where no installed font has a letter, which is then drawn as a box.
     """
-    drawn = io.BytesIO()
-    fig.savefig(drawn, format="png")
+    drawn, pdf = io.BytesIO(), io.BytesIO()
+    with _letters_noted(path.name):
+        fig.savefig(drawn, format="png")
+        if not any(axis.images for axis in fig.axes):
+            about = {"Subject": alt, "CreationDate": None, "Producer": None, "Creator": None}
+            fig.savefig(pdf, format="pdf", metadata=about)
+            write_atomic(path.with_name(f"{path.name}.pdf"), pdf.getvalue())
     with Image.open(drawn) as picture:
         about, png = PngInfo(), io.BytesIO()
         about.add_itxt("Description", alt)
@@ -47,11 +73,28 @@ def save_figure(fig: plt.Figure, path: Path, alt: str) -> None:
         small = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)
         small.save(png, "PNG", optimize=True, dpi=picture.info["dpi"], pnginfo=about)
     write_atomic(path.with_name(f"{path.name}.png"), png.getvalue())
-    if not any(axis.images for axis in fig.axes):
-        pdf = io.BytesIO()
-        about = {"Subject": alt, "CreationDate": None, "Producer": None, "Creator": None}
-        fig.savefig(pdf, format="pdf", metadata=about)
-        write_atomic(path.with_name(f"{path.name}.pdf"), pdf.getvalue())
+
+
+@contextmanager
+def _letters_noted(figure: str) -> Iterator[None]:
+    """Make one warning of those for each letter that no font has; let others through."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    letters = {}
+    for warning in caught:
+        if match := MISSING.match(str(warning.message)):
+            letters[chr(int(match[1]))] = None
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if letters:
+        warnings.warn(
+            f"{figure} shows boxes for {''.join(letters)}, which no installed font has: install "
+            f"one that does, such as {MORE_LETTERS[0]}",
+            stacklevel=4,
+        )
 
 
 def show_image(axis: plt.Axes, image: Tensor, title: str = "") -> None:
@@ -76,7 +119,7 @@ def _bare(axis: plt.Axes, title: str) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(False)
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)
 
 
 def map_grid(
@@ -100,7 +143,7 @@ def map_grid(
             if masks is not None:
                 show_outline(axes[row, column], masks[column])
     for row, label in enumerate(["image", *(label for label, _ in rows)]):
-        axes[row, 0].set_ylabel(label, fontsize=10)
+        axes[row, 0].set_ylabel(label, fontsize=10, parse_math=False)
     return fig
 
 
@@ -139,7 +182,7 @@ def draw_architecture(model, images: Tensor) -> plt.Figure:
     axis.add_patch(plt.Circle((6.7, middle), 0.16, facecolor="white", edgecolor="#333333"))
     axis.text(6.7, middle, "+", ha="center", va="center")
     box(7.2, middle, f"conv 1×1\nclass maps\n{_shape(maps)}", "#F8D6B3", 1.6, 0.95)
-    k = model.pool.k
+    k = getattr(model.pool, "k", "learnt")
     box(9.2, middle, f"Top-GAP\nk = {k}", "#CDE8D5", 1.2)
     box(10.8, middle, f"scores\n{logits.shape[1]}", "#EEEEEE", 0.9)
     box(9.2, middle - 1.0, "upsample,\nscale to [0, 1]", "#E8DDF0", 1.2)

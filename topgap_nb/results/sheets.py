@@ -29,7 +29,8 @@ def image_sheet(images: ImageSet, rows: int = 6, columns: int = 8) -> plt.Figure
             if "mask" in item:
                 show_outline(axis, item["mask"])
         name = _short(images.class_names[label], 22)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        style = {"rotation": 0, "ha": "right", "va": "center", "fontsize": 9}
+        line[0].set_ylabel(name, parse_math=False, **style)
     return fig
 
 
@@ -47,7 +48,7 @@ def decision_sheet(images: ImageSet, networks: Networks) -> plt.Figure:
     for row, labels in enumerate(titles):
         for axis, label in zip(fig.axes[row * len(images) :], labels, strict=False):
             name = _short(images.class_names[label], 14)
-            axis.set_title(f"says {name}" if row else name, fontsize=8)
+            axis.set_title(f"says {name}" if row else name, fontsize=8, parse_math=False)
     return fig
 
 

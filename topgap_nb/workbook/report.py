@@ -50,25 +50,29 @@ def write_report(
             picture in that PNG file with its description as caption.
         foot: how the numbers were made.
     """
-    cells = [new_markdown_cell(f"# {_escaped(title)}")]
+    cells = [new_markdown_cell(f"# {escaped(title)}")]
     for heading, parts in sections.items():
         outputs = [output for part in parts for output in _outputs(part)]
-        cells += [new_markdown_cell(f"## {_escaped(heading)}"), new_code_cell(outputs=outputs)]
-    cells.append(new_markdown_cell(f"<small>{_escaped(foot)}</small>"))
+        cells += [new_markdown_cell(f"## {escaped(heading)}"), new_code_cell(outputs=outputs)]
+    cells.append(new_markdown_cell(f"<small>{escaped(foot)}</small>"))
     for index, cell in enumerate(cells):
         # By default random: the same report would be another file each time.
         cell.id = f"part-{index}"
     export = HTMLExporter(template_name="basic", exclude_input=True, exclude_anchor_links=True)
     export.exclude_input_prompt = export.exclude_output_prompt = True
     body, _ = export.from_notebook_node(new_notebook(cells=cells))
-    head = f'<meta charset="utf-8"><title>{_escaped(title)}</title><style>{STYLE}</style>'
+    head = f'<meta charset="utf-8"><title>{escaped(title)}</title><style>{STYLE}</style>'
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
     write_atomic(path, page)
     return path
 
 
-def _escaped(text: str) -> str:
-    """Return text that neither HTML nor Markdown takes for markup."""
+def escaped(text: str) -> str:
+    """Return text that neither HTML nor Markdown takes for markup.
+
+    Args:
+        text: such as a class name, to stand in prose as it is.
+    """
     return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", text)
 
 
@@ -77,9 +81,9 @@ def _outputs(part: Part) -> list:
     if isinstance(part, Code):
         data = {"text/plain": part}
     elif isinstance(part, str):
-        data = {"text/markdown": _escaped(part)}
+        data = {"text/markdown": escaped(part)}
     elif isinstance(part, list):
-        data = {"text/markdown": "\n".join(f"- {_escaped(item)}" for item in part)}
+        data = {"text/markdown": "\n".join(f"- {escaped(item)}" for item in part)}
     elif isinstance(part, pd.DataFrame):
         table = part.rename(columns=lambda name: str(name).replace("_", " "))
         data = {"text/html": table.to_html(index=False, border=0)}

@@ -1,18 +1,17 @@
 """A folder of one's own images: layouts, split without leakage, and a clear line for each fault."""
 
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.pictures import edited
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from topgap_nb import UserError, class_balance, folder_notes, open_dataset, write_folder
-from topgap_nb.data.folder.duplicates import joined, near_duplicates, perceptual_hash
 from topgap_nb.data.image_set import SPLITS
 
 RNG = np.random.default_rng(0)
@@ -75,50 +74,15 @@ def test_pixels_are_those_of_the_file(pets):
     assert (train.pixels[3].numpy() == wanted).all()
 
 
-def edited(image, how):
-    width, height = image.size
-    if how == "jpeg":
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=40)
-        return Image.open(buffer).convert("RGB")
-    return {
-        "copy": lambda: image,
-        "half": lambda: image.resize((width // 2, height // 2)),
-        "bright": lambda: ImageEnhance.Brightness(image).enhance(1.15),
-        "mirror": lambda: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    }[how]()
-
-
 @pytest.mark.parametrize("how", ["copy", "jpeg", "half", "bright", "mirror"])
 def test_edited_copies_stay_on_one_side(pets, how):
     for index in range(10):
         with Image.open(pets / "cat" / f"{index:02d}.png") as image:
-            edited(image, how).save(pets / "cat" / f"copy_{index:02d}.png")
+            edited(image.convert("RGB"), how).save(pets / "cat" / f"copy_{index:02d}.png")
     side = {i: name for name, images in all_splits(pets).items() for i in images.ids}
     for index in range(10):
         assert side[f"cat/{index:02d}.png"] == side[f"cat/copy_{index:02d}.png"]
     assert "20 images are near duplicates" in folder_notes(32, path=str(pets))[0]
-
-
-def test_distinct_pictures_are_not_joined(pets):
-    assert near_duplicates(torch.cat([s.pixels for s in all_splits(pets).values()])) == []
-
-
-def test_flat_images_are_duplicates_of_each_other_only():
-    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    pixels[1], pixels[3] = 20, 200
-    assert near_duplicates(pixels) == [(1, 3)]
-
-
-def test_the_hash_ignores_brightness_and_contrast_and_notices_a_negative():
-    image = torch.rand(1, 32, 32)
-    assert torch.equal(perceptual_hash(image), perceptual_hash(0.5 * image + 0.2))
-    opposite = (perceptual_hash(image) != perceptual_hash(1 - image)).float().mean()
-    assert opposite > 0.9
-
-
-def test_chains_are_joined():
-    assert joined(6, [(0, 1), (1, 4), (2, 5)]) == [0, 0, 1, 2, 0, 1]
 
 
 def test_the_same_picture_under_two_labels_is_named(pets):

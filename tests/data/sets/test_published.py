@@ -1,3 +1,4 @@
+import json
 import shutil
 import warnings
 
@@ -6,10 +7,12 @@ import pytest
 import torch
 from helpers import layouts
 from helpers.layouts import open_split
+from PIL import Image
 
 from topgap_nb import UserError, mean_corruption_error
 from topgap_nb.data.fetch.verify import check_images
 from topgap_nb.data.image_set import SPLITS
+from topgap_nb.data.sets.coco import _manifest
 from topgap_nb.data.sets.imagenet import wnids
 from topgap_nb.data.sets.imagenet_c import ALEXNET_ERRORS, SEVERITIES
 
@@ -200,6 +203,100 @@ def test_coco_keeps_images_of_exactly_one_object(root):
     assert open_split("coco", "test", 16, min_samples=3).class_names == ("cat",)
     with pytest.raises(UserError, match=r"no class has 20 images \(the largest has 3\)"):
         open_split("coco", "test", 16)
+
+
+def with_segmentation(home, segmentation, **entry):
+    """The val annotations of ``layouts.coco`` with another outline of their one object."""
+    path = home / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0] |= {"segmentation": segmentation, **entry}
+    path.write_text(json.dumps(content))
+    return open_split("coco", "test", 16, min_samples=1)
+
+
+# The square of 8 to 24 of 32 columns and 4 to 12 of 16 rows: 8 columns and 4 pixels come first.
+SQUARE = [8 * 16 + 4, *[8, 8] * 15, 8, 4 + 8 * 16]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"counts": SQUARE, "size": [16, 32]},
+        {"counts": SQUARE},
+        {"counts": "T488" + "00" * 14 + "0l3", "size": [16, 32]},
+        [[8, 4, 24, 4, 24, 8, 8, 8], [8, 8, 24, 8, 24, 12, 8, 12]],
+    ],
+    ids=["runs", "runs without a size", "compressed", "two polygons"],
+)
+def test_coco_outlines_in_any_form_are_the_same_mask(root, segmentation):
+    images = with_segmentation(layouts.coco(root), segmentation)
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[4:12, 4:12] = True
+    assert torch.equal(images.masks[0], inside)
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        {"counts": SQUARE[:-1]}, {"counts": "zzz"}, {"size": [16, 32]}, {"counts": None},
+        [[8, 4, 24, 4]], [8, 4, 24, 4, 24, 12], [[8, 4, 24, 4, 24]], ["square"], [[None] * 6],
+        [[float("nan")] * 6], "square", 7,
+    ],
+)  # fmt: skip
+def test_a_coco_outline_in_no_known_form_is_refused_by_name(root, segmentation):
+    with pytest.raises(UserError, match=r"000000000021\.jpg") as refused:
+        with_segmentation(layouts.coco(root), segmentation)
+    assert "export the annotations again" in one_line(refused)
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_a_coco_object_without_outline_has_no_mask(root, segmentation):
+    assert with_segmentation(layouts.coco(root), segmentation).masks is None
+
+
+def test_coco_crowds_are_left_out_and_need_not_be_marked(root):
+    home = layouts.coco(root)
+    with pytest.raises(UserError, match="'coco' has no images in its split 'test'"):
+        with_segmentation(home, {"counts": SQUARE}, iscrowd=1)
+    path = home / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["iscrowd"]
+    path.write_text(json.dumps(content))
+    _manifest.cache_clear()
+    assert open_split("coco", "test", 16, min_samples=1).ids == ("21",)
+
+
+@pytest.mark.parametrize("name", ["pets", "cub"])
+def test_published_photographs_and_their_masks_are_upright(root, name):
+    """Stored on their side with the object at the top; upright it is at the right."""
+    home = getattr(layouts, name)(root)
+    for file in home.glob("images/**/*.jpg"):
+        image = Image.new("RGB", (40, 20), "black")
+        image.paste("white", (0, 0, 40, 10))
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(file, exif=exif, quality=100)
+        top = np.repeat([1, 2], 10)[:, None] * np.ones((1, 40))
+        layouts.labels_image(home / "annotations" / "trimaps" / f"{file.stem}.png", top)
+    if name == "cub":
+        boxes = home / "bounding_boxes.txt"
+        boxes.write_text("".join(f"{key} 0 0 40 10\n" for key in (1, 2, 7)))
+    images = open_split(name, "test", 16)
+    right = (torch.arange(16) >= 8).expand(len(images), 16, 16)
+    assert torch.equal(images.masks, right)
+    assert torch.equal(images.pixels[:, 0] > 127, right)
+
+
+def test_deep_pictures_of_a_published_set_are_scaled(root):
+    """A set reads its files by what they are, whatever they are called."""
+    home = layouts.pets(root)
+    for name, value in (("Bengal_3", 0x4000), ("beagle_2", 0xC000)):
+        image = Image.fromarray(np.full((16, 16), value, np.uint16))
+        image.save(home / "images" / f"{name}.jpg", "PNG")
+    assert open_split("pets", "test", 16).pixels.flatten(1)[:, 0].tolist() == [64, 192]
+    Image.fromarray(np.ones((16, 16), np.float32)).save(home / "images" / "beagle_2.jpg", "TIFF")
+    with pytest.raises(UserError, match=r"beagle_2\.jpg has 32-bit pixels of unknown range"):
+        open_split("pets", "test", 16)
 
 
 def test_wood_is_split_by_species(root):

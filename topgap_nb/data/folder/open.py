@@ -16,8 +16,11 @@ from PIL import Image
 
 from topgap_nb.data.folder.duplicates import joined, near_duplicates
 from topgap_nb.data.folder.layout import ImageFile, find_images
+from topgap_nb.data.folder.table import few
+from topgap_nb.data.image_file import plain
 from topgap_nb.data.image_set import SPLITS, ImageSet, Splits
-from topgap_nb.data.reading import Manifest, MaskFile, decoded
+from topgap_nb.data.masks import MaskFile, values_in
+from topgap_nb.data.reading import Manifest, decoded
 from topgap_nb.data.registry import find_set
 from topgap_nb.data.splits import grouped_folds
 from topgap_nb.errors import UserError
@@ -31,8 +34,6 @@ MIN_IMAGES_PER_CLASS = 8
 PARTS = {"test": 4, "val": 5}
 # Near duplicates are looked for at one size, so that the split does not depend on ``image_size``.
 COMPARED_SIZE = 96
-# In a JPEG or WebP no level is exact, so that a mask's object is what is nearer to white.
-LOSSY = (".jpeg", ".jpg", ".webp")
 
 
 class Arranged(NamedTuple):
@@ -47,14 +48,15 @@ def open_folder(split: str, image_size: int, **options) -> ImageSet:
 
     The split is stratified by class, 60 / 15 / 25 %. Near duplicates
     (``duplicates.near_duplicates``) stay on one side of it. The sides of the images are stretched
-    to a square.
+    to a square, and what is transparent shows white.
 
     Args:
         split: ``train``, ``val`` or ``test``.
         image_size: pixels per side.
         options: ``path``: the folder; see ``layout`` for how it may be arranged. ``masks``: folder
-            of the masks, inside ``path``; ``masks`` where there is one. ``mask_values``: the pixel
-            values that mean the object; by default all but 0 (in a JPEG, all above 127).
+            of the masks, inside ``path``; ``masks`` where there is one; or ``alpha``: the object is
+            what is not transparent. ``mask_values``: the pixel values that mean the object; by
+            default all but 0 (in a JPEG, all above 127; of a palette of black and white, white).
             ``labels``: table of classes, inside ``path``. ``subject_pattern``: regular expression;
             images in whose names it finds the same text (a patient, a film) stay on one side.
             ``seed``: of the split.
@@ -83,14 +85,14 @@ def _opened(
     subject_pattern: str,
     seed: int,
 ) -> Arranged:
-    files = tuple(find_images(path, masks, labels))
+    files, _, notes = find_images(path, masks, labels)
     # Part of the arguments, so that a changed file is read again.
     states = tuple(
         (state.st_mtime_ns, state.st_size)
         for item in files
         for state in (file.stat() for file in (item.file, item.mask) if file)
     )
-    return _arranged(files, states, image_size, tuple(mask_values), subject_pattern, seed)
+    return _arranged(files, states, image_size, tuple(mask_values), subject_pattern, seed, notes)
 
 
 @lru_cache(maxsize=4)
@@ -101,6 +103,7 @@ def _arranged(
     mask_values: tuple[int, ...],
     subject_pattern: str,
     seed: int,
+    found: tuple[str, ...],
 ) -> Arranged:
     manifest = _manifest(files, mask_values)
     grey = decoded(replace(manifest, masks=(), mode="L"), COMPARED_SIZE).pixels
@@ -112,29 +115,27 @@ def _arranged(
             f"stay with them on one side of the split."
         )
     if crossing := [(i, j) for i, j in pairs if whole.labels[i] != whole.labels[j]]:
-        examples = ", ".join(f"{whole.ids[i]} and {whole.ids[j]}" for i, j in crossing[:3])
+        examples = few((f"{whole.ids[i]} and {whole.ids[j]}" for i, j in crossing), 3)
         notes.append(
             f"Pairs that look alike in different classes: {len(crossing)}, such as {examples}. "
             f"Check their labels."
         )
     if subject_pattern:
         pairs = pairs + _same_subject(whole.ids, subject_pattern)
-    whole, too_small = _large_classes(whole, np.array(joined(len(whole), pairs)))
+    part, too_small = _large_classes(whole, np.array(joined(len(whole), pairs)))
     if too_small:
-        more = f" and {len(too_small) - 8} more" if len(too_small) > 8 else ""
         notes.append(
-            f"Left out, as fewer than {MIN_IMAGES_PER_CLASS} of their images are independent: "
-            f"{', '.join(too_small[:8])}{more}."
+            f"Left out, {len(whole) - len(part)} images of classes of which fewer than "
+            f"{MIN_IMAGES_PER_CLASS} are independent: {few(too_small)}."
         )
-    return Arranged(_split(whole, seed), tuple(notes))
+    return Arranged(_split(part, seed), (*found, *notes))
 
 
 def _manifest(files: Sequence[ImageFile], mask_values: tuple[int, ...]) -> Manifest:
     def mask_of(item: ImageFile) -> MaskFile | None:
         if item.mask is None:
             return None
-        above = 127 if item.mask.suffix.lower() in LOSSY else 0
-        return MaskFile(item.mask, mask_values, above, image=item.file)
+        return MaskFile(item.mask, mask_values, image=item.file)
 
     class_names = tuple(sorted({item.label for item in files}))
     return Manifest(
@@ -156,9 +157,11 @@ def _with_usable_masks(images: ImageSet, files: Sequence[ImageFile]) -> tuple[Im
     usable = images.masks.any(2).any(1) & ~images.masks.all(2).all(1)
     if not usable.any():
         first = next(item.mask for item in files if item.mask is not None)
+        if first == files[0].file:
+            raise UserError("no image has a part that is transparent: leave masks empty")
         raise UserError(
-            f"every mask marks all of its image or nothing, such as {first}: say with mask_values "
-            f"which pixel values are the object"
+            f"every mask marks all of its image or nothing, such as {plain(first)}: say with "
+            f"mask_values which pixel values ({few(values_in(first))}) are the object"
         )
     notes = []
     if empty := count - int(usable.sum()):
@@ -172,7 +175,7 @@ def _with_usable_masks(images: ImageSet, files: Sequence[ImageFile]) -> tuple[Im
 def _same_subject(ids: Sequence[str], pattern: str) -> list[tuple[int, int]]:
     """Return pairs (first image, another image) of those in whose names the same text is found."""
     try:
-        matches = [re.search(pattern, name) for name in ids]
+        matches = [re.search(plain(pattern), plain(name)) for name in ids]
     except re.error as error:
         raise UserError(
             f"subject_pattern {pattern!r} is not a regular expression: {error}"

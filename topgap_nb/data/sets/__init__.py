@@ -1,6 +1,6 @@
 """One file per data set, each holding a ``DataSet``; also the files of ``$TOPGAP_SETS``."""
 
-import os
+from topgap_nb.store.layout import own_sets
 
-if own_folder := os.environ.get("TOPGAP_SETS"):
-    __path__.append(os.path.abspath(os.path.expanduser(own_folder)))
+if own_folder := own_sets():
+    __path__.append(str(own_folder))

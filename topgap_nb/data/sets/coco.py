@@ -14,7 +14,8 @@ import numpy as np
 
 from topgap_nb.data.fetch.sources import Archive, Source
 from topgap_nb.data.image_set import ImageSet
-from topgap_nb.data.reading import Manifest, Outline, decoded
+from topgap_nb.data.masks import Outline, RunLengths
+from topgap_nb.data.reading import Manifest, decoded
 from topgap_nb.data.registry import DataSet
 from topgap_nb.data.splits import stratified_split
 from topgap_nb.errors import UserError
@@ -54,45 +55,62 @@ def _open(split: str, image_size: int, min_samples: int) -> ImageSet:
 @cache
 def _manifest(root: Path) -> Manifest:
     rows = [
-        (split, folder, *row)
+        (split, root / folder / image["file_name"], image, class_name, segmentation)
         for split, folder in (("train", "train2017"), ("test", "val2017"))
-        for row in _single_objects(root / "annotations" / f"instances_{folder}.json")
+        for image, class_name, segmentation in _single_objects(
+            root / "annotations" / f"instances_{folder}.json"
+        )
     ]
-    split, folder, image, class_name, outline = zip(*rows, strict=True) if rows else [()] * 5
+    split, files, images, class_name, segmentations = zip(*rows, strict=True) if rows else [()] * 5
     names = tuple(sorted(set(class_name)))
     labels = np.array([names.index(name) for name in class_name], np.int64)
     return Manifest(
         name="coco",
-        files=tuple(root / f / i["file_name"] for f, i in zip(folder, image, strict=True)),
+        files=files,
         labels=labels,
         class_names=names,
-        ids=tuple(str(i["id"]) for i in image),
+        ids=tuple(str(image["id"]) for image in images),
         splits=stratified_split(np.array(split, object), labels, 1 / 8),
-        masks=tuple(
-            Outline(polygons, (i["width"], i["height"]))
-            for polygons, i in zip(outline, image, strict=True)
-        ),
+        masks=tuple(map(_mask, segmentations, images, files)),
     )
 
 
-def _single_objects(path: Path) -> list[tuple[dict, str, list]]:
-    """Return (image, class, outline as polygons) of the images of exactly one object."""
+def _single_objects(path: Path) -> list[tuple[dict, str, list | dict]]:
+    """Return (image, class, segmentation) of the images of exactly one object."""
     try:
         content = json.loads(path.read_text())
         images = {image["id"]: image for image in content["images"]}
         classes = {c["id"]: c["name"] for c in content["categories"]}
         counts = Counter(a["image_id"] for a in content["annotations"])
         return [
-            (images[a["image_id"]], classes[a["category_id"]], _points(a["segmentation"]))
+            (images[a["image_id"]], classes[a["category_id"]], a.get("segmentation"))
             for a in sorted(content["annotations"], key=lambda a: a["image_id"])
-            if counts[a["image_id"]] == 1 and not a["iscrowd"]
+            if counts[a["image_id"]] == 1 and not a.get("iscrowd")
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a COCO annotation file: {error!r}") from error
 
 
-def _points(polygons: list[list[float]]) -> list[list[tuple[float, float]]]:
-    return [list(zip(p[::2], p[1::2], strict=True)) for p in polygons]
+def _mask(segmentation: list | dict | None, about: dict, file: Path) -> Outline | RunLengths | None:
+    """Return an object's mask, of polygons or run lengths; None where it has none."""
+    if not segmentation:
+        return None
+    try:
+        size = (about["width"], about["height"])
+        if isinstance(segmentation, dict):
+            height, width = segmentation.get("size", size[::-1])
+            return RunLengths(segmentation["counts"], (width, height), file)
+        if any(len(polygon) < 6 for polygon in segmentation):
+            raise ValueError("a polygon of fewer than three points")
+        points = [list(zip(p[::2], p[1::2], strict=True)) for p in segmentation]
+        if not np.isfinite(np.concatenate(segmentation).astype(float)).all() or min(size) < 1:
+            raise ValueError("numbers that are no place in the image")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the outline of {file.name} is neither polygons nor run lengths as COCO writes them "
+            f"({error!r}): export the annotations again"
+        ) from error
+    return Outline(points, size, file)
 
 
 COCO = DataSet(

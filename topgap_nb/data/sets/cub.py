@@ -12,7 +12,8 @@ import numpy as np
 
 from topgap_nb.data.fetch.sources import Archive, Source
 from topgap_nb.data.image_set import ImageSet
-from topgap_nb.data.reading import Manifest, MaskFile, Outline, decoded
+from topgap_nb.data.masks import MaskFile, Outline
+from topgap_nb.data.reading import Manifest, decoded
 from topgap_nb.data.registry import DataSet
 from topgap_nb.data.splits import stratified_split
 from topgap_nb.errors import UserError
@@ -42,13 +43,13 @@ def _open(split: str, image_size: int, masks: str, min_samples: int) -> ImageSet
     return decoded(manifest.only(split), image_size)
 
 
-def segmentation_of(image_name: str) -> MaskFile:
-    """Return the segmentation of an image (``species/name.jpg``).
+def segmentation_of(image_name: str, image: Path | None = None) -> MaskFile:
+    """Return the segmentation of an image (``species/name.jpg``), and check it against the file.
 
     Its grey levels say how many annotators agree: the object is where most of them do.
     """
     file = Path(image_name).with_suffix(".png")
-    return MaskFile(SOURCE.home() / "segmentations" / file, above=127)
+    return MaskFile(SOURCE.home() / "segmentations" / file, above=127, image=image)
 
 
 def _manifest(masks: str) -> Manifest:
@@ -69,7 +70,7 @@ def _manifest(masks: str) -> Manifest:
         boxes = _table(place)
         masks_of = [_box(map(float, boxes[key]), files[key]) for key in names]
     else:
-        masks_of = [segmentation_of(name) for name in names.values()]
+        masks_of = [segmentation_of(name, files[key]) for key, name in names.items()]
     return Manifest(
         name="cub",
         files=tuple(files.values()),
@@ -84,7 +85,7 @@ def _manifest(masks: str) -> Manifest:
 def _box(box: Iterable[float], image: Path) -> Outline:
     x, y, width, height = box
     corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
-    return Outline([corners], image)
+    return Outline([corners], image=image)
 
 
 def _table(path: Path) -> dict[str, list[str]]:

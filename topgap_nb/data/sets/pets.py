@@ -8,7 +8,8 @@ import numpy as np
 
 from topgap_nb.data.fetch.sources import Archive, Source
 from topgap_nb.data.image_set import ImageSet
-from topgap_nb.data.reading import Manifest, MaskFile, decoded
+from topgap_nb.data.masks import MaskFile
+from topgap_nb.data.reading import Manifest, decoded
 from topgap_nb.data.registry import DataSet
 from topgap_nb.data.splits import stratified_split
 
@@ -51,14 +52,15 @@ def _manifest(border: bool) -> Manifest:
     breeds = {label: name.rpartition("_")[0] for label, name in zip(labels, names, strict=True)}
     trimaps = root / "annotations" / "trimaps"
     values = (OBJECT, BORDER) if border else (OBJECT,)
+    files = tuple(root / "images" / f"{name}.jpg" for name in names)
     return Manifest(
         name="pets",
-        files=tuple(root / "images" / f"{name}.jpg" for name in names),
+        files=files,
         labels=np.array(labels),
         class_names=tuple(breeds.get(label, "") for label in range(max(breeds) + 1)),
         ids=tuple(names),
         splits=stratified_split(np.array(splits, object), np.array(labels), 1 / 8),
-        masks=tuple(MaskFile(trimaps / f"{name}.png", values) for name in names),
+        masks=tuple(MaskFile(trimaps / f"{file.stem}.png", values, image=file) for file in files),
     )
 
 

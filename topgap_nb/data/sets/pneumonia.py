@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from topgap_nb.data.image_set import ImageSet
-from topgap_nb.data.reading import Manifest, MaskFile, decoded
+from topgap_nb.data.masks import MaskFile
+from topgap_nb.data.reading import Manifest, decoded
 from topgap_nb.data.registry import DataSet
 from topgap_nb.data.splits import grouped_folds
 from topgap_nb.errors import UserError

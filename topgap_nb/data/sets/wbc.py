@@ -10,7 +10,8 @@ import numpy as np
 
 from topgap_nb.data.fetch.sources import Source
 from topgap_nb.data.image_set import ImageSet
-from topgap_nb.data.reading import Manifest, MaskFile, decoded
+from topgap_nb.data.masks import MaskFile
+from topgap_nb.data.reading import Manifest, decoded
 from topgap_nb.data.registry import DataSet
 from topgap_nb.data.splits import stratified_split
 from topgap_nb.errors import UserError
@@ -37,15 +38,16 @@ def _open(split: str, image_size: int, min_samples: int) -> ImageSet:
         raise UserError(f"{root / 'labels.csv'} is not `image ID,class label` rows") from error
     names, labels = [f"{number:03d}" for number in numbers], labels - 1
     splits = stratified_split(np.full(len(names), "train", object), labels, 1 / 3, "test")
+    files = tuple(root / "images" / f"{name}.png" for name in names)
     manifest = Manifest(
         name="wbc",
-        files=tuple(root / "images" / f"{name}.png" for name in names),
+        files=files,
         labels=labels,
         class_names=TYPES,
         ids=tuple(names),
         splits=stratified_split(splits, labels, 1 / 8),
         # Of the levels 0, 128 and 255 the latter two: cytoplasm and nucleus.
-        masks=tuple(MaskFile(root / "masks" / f"{name}.png", above=63) for name in names),
+        masks=tuple(MaskFile(root / "masks" / f.name, above=63, image=f) for f in files),
     )
     return decoded(manifest.with_min_samples(min_samples).only(split), image_size)
 
