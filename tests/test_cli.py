@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from helpers import layouts
 
 import topgap_nb
 from topgap_nb.cli import main
 from topgap_nb.errors import Diverged, NotebookFailed
 from topgap_nb.results.records import Verdict, save_records
 from topgap_nb.store.layout import records_folder, results_folder
+from topgap_nb.training.profile import Profile
 
 TOPGAP = Path(sys.executable).parent / "topgap"
 TINY = ["train", "--dataset", "planted", "--backbone", "test_efficientnet", "--scratch"]
@@ -165,6 +167,35 @@ def test_train_prints_the_accuracy_and_where_the_network_is(runs):
     assert accuracy.endswith("n = 400")
     assert (runs / "networks").samefile(Path(folder).parent)
     assert (Path(folder) / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("k", ["auto", "learnt"])
+def test_train_takes_a_k_that_is_chosen_later_or_learnt(runs, k):
+    result = topgap(*TINY, "--k", k)
+    assert result.exit_code == 0, result.output
+    assert f"planted topgap k={k} lambda=0 seed 0: accuracy on val 0." in result.stdout
+
+
+def test_a_dry_run_names_the_data_that_is_incomplete_and_estimates_the_rest(root, monkeypatch):
+    tiny = {
+        "backbone": "test_efficientnet", "image_size": 32, "k": 4, "epochs": 1, "batch_size": 8,
+        "pretrained": False,
+    }  # fmt: skip
+    recipes = {"default": tiny, "planted": {**tiny, "options": {"images": 24, "classes": 4}}}
+    grid = ({"dataset": ["pets", "cub", "planted"]},)
+    profile = Profile("paper", recipes, {}, grid=grid)
+    monkeypatch.setattr("topgap_nb.training.profile.load_profile", lambda name: profile)
+    (layouts.pets(root) / "images" / "beagle_1.jpg").unlink()
+    (layouts.cub(root) / "images.txt").write_text("")
+    result = topgap("train", "--profile", "paper", "--dry-run")
+    assert result.exit_code == 0, result.output
+    pets, cub, planted = result.stdout.splitlines()[1:4]
+    assert "beagle_1.jpg is missing" in pets
+    assert pets.split()[6] == "?"
+    assert cub.startswith("cub ")
+    assert cub.split()[6] == "?"
+    assert planted.split()[6] == "0.0"
+    assert "without cub, pets" in result.stdout
 
 
 def test_report_shows_every_verdict(runs):

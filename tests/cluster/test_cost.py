@@ -68,6 +68,23 @@ def test_an_incomplete_set_is_named_and_the_others_are_estimated(root):
     assert (planted.note, planted.hours) == ("", hours(2 * 24, planted))
 
 
+@pytest.mark.parametrize(
+    ("make", "file", "content"),
+    [
+        ("cub", "image_class_labels.txt", "1 1\n"),
+        ("cub", "bounding_boxes.txt", "1 10.0"),
+        ("pets", "annotations/trainval.txt", "Bengal_1"),
+        ("wbc", "labels.csv", ""),
+    ],
+)
+def test_a_damaged_list_is_named_and_the_others_are_estimated(root, make, file, content):
+    (getattr(layouts, make)(root) / file).write_text(content)
+    damaged, planted = costs({"dataset": [make, "planted"]})
+    assert damaged.note
+    assert "\n" not in damaged.note
+    assert (planted.note, planted.hours) == ("", hours(2 * 24, planted))
+
+
 def test_the_report_adds_up_and_says_what_is_unknown():
     rows = [
         Cost("planted", "resnet18", "standard", 2, 1, 48.0, 2.5, 10**9, 6 * 10**9, ""),

@@ -158,6 +158,14 @@ def test_an_incomplete_data_set_fails_alone(root):
     ]
 
 
+def test_a_damaged_list_fails_alone_too(root):
+    home = layouts.pets(root)
+    (home / "annotations" / "trainval.txt").write_text("Bengal_1")
+    ((failed, fault),) = run_grid(runs_of({"dataset": ["pets", "planted"], "k": 2}), echo=[].append)
+    assert failed.dataset == "pets"
+    assert fault.startswith("ValueError: ")
+
+
 def test_an_engine_that_does_not_exist_is_refused():
     with pytest.raises(UserError, match="use local or ray"):
         run_grid(runs_of(EIGHT), engine="slurm")

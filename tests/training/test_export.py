@@ -1,5 +1,6 @@
 """Saved networks come back to the bit, ONNX agrees with torch, and damage is noticed."""
 
+import hashlib
 import json
 import shutil
 
@@ -9,6 +10,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from topgap_nb.errors import UserError
 from topgap_nb.method.model import StandardNet, TopGapNet
@@ -85,6 +87,41 @@ def test_a_k_that_was_not_given_is_kept(images, tmp_path, k):
         net.pool.parameter.data = torch.tensor([-0.1, 0.0, 0.05])
     back = load_model(save_model(net, tmp_path, NAMES, 64)).model
     assert torch.equal(logits(back, images), logits(net, images))
+
+
+def test_a_normalisation_that_was_set_by_hand_is_kept(images, tmp_path):
+    net = random_network(TopGapNet, backbone="resnet18", k=4)
+    others = logits(net, images)
+    net.mean = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    net.std.fill_(0.7)
+    back = load_model(save_model(net, tmp_path, NAMES, 64)).model
+    assert back.mean.flatten().tolist() == net.mean.flatten().tolist()
+    assert torch.equal(logits(back, images), logits(net, images))
+    assert not torch.equal(logits(back, images), others)
+
+
+def test_a_network_that_was_saved_without_its_normalisation_has_its_backbones(net, tmp_path):
+    folder = save_model(net, tmp_path, NAMES, 64)
+    tensors = load((folder / "model.safetensors").read_bytes())
+    content = save({name: t for name, t in tensors.items() if name not in ("mean", "std")})
+    (folder / "model.safetensors").write_bytes(content)
+    about = json.loads((folder / "model.json").read_text())
+    about["sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / "model.json").write_text(json.dumps(about))
+    assert torch.equal(load_model(folder).model.mean, net.mean)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_stays_one_and_is_exported_in_float32(images, tmp_path, kind):
+    net = random_network(TopGapNet, backbone="test_efficientnet", k=4).to(kind)
+    back = load_model(save_model(net, tmp_path, NAMES, 64)).model
+    assert {t.dtype for t in back.parameters()} == {kind}
+    assert torch.equal(logits(back, images.to(kind)), logits(net, images.to(kind)))
+    assert export_onnx(net, tmp_path / "half.onnx", 64) < 1e-3
+    assert next(net.parameters()).dtype == kind
+    session = onnxruntime.InferenceSession(str(tmp_path / "half.onnx"))
+    (found,) = session.run(["logits"], {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), logits(net.float(), images))
 
 
 def test_a_training_brings_its_specification(net, tmp_path):

@@ -75,6 +75,67 @@ def test_an_explorer_is_a_widget_and_a_still_at_once(explorers):
     assert isinstance(explorers["k"].widget, ipywidgets.VBox)
 
 
+@pytest.fixture
+def shell(monkeypatch):
+    shell = Shell()
+    monkeypatch.setattr("topgap_nb.workbook.explorers.get_ipython", lambda: shell)
+    monkeypatch.setattr("topgap_nb.workbook.explorers._shown", {})
+    return shell
+
+
+class Shell:
+    """A kernel that runs cells: each run is a message that names its cell."""
+
+    def __init__(self):
+        self.message = {}
+
+    def get_parent(self):
+        return self.message
+
+    def run(self, cell, *explorers):
+        number = self.message.get("header", {}).get("msg_id", 0) + 1
+        self.message = {"header": {"msg_id": number}, "metadata": {"cellId": cell} if cell else {}}
+        for explorer in explorers:
+            explorer._repr_mimebundle_()
+
+
+@pytest.mark.parametrize("cell", ["a1", None], ids=["cell", "no cell"])
+@pytest.mark.parametrize("name", ["k", "row"])
+def test_what_is_shown_again_leaves_no_widget_behind(explorers, shell, name, cell):
+    living = ipywidgets.widgets.widget._instances
+    before = set(living)
+    shell.run(cell, explorers[name])
+    once = len(living) - len(before)
+    assert once > 10
+    for _ in range(3):
+        shell.run(cell, explorers[name])
+        assert len(set(living) - before) == once
+
+
+def test_what_other_cells_and_the_same_run_have_shown_stays(explorers, shell):
+    living = ipywidgets.widgets.widget._instances
+    sizes = []
+    for cell, shown in (("b1", "k"), ("b2", "k"), ("b3", "k")):
+        shell.run(cell, explorers[shown])
+        sizes.append(len(living))
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0] > 10
+    # Two in one cell; then one, in their place.
+    shell.run("b3", explorers["k"], explorers["k"])
+    assert len(living) == sizes[2] + sizes[2] - sizes[1]
+    shell.run("b3", explorers["k"])
+    assert len(living) == sizes[2]
+
+
+@pytest.mark.parametrize("k", ["learnt", "auto", 0.1])
+def test_any_pool_can_be_explored(few, k):
+    net = build_model("topgap", "test_efficientnet", 8, k).eval()
+    explorer = k_explorer(net, few)
+    start = {"learnt": explorer.positions}.get(k, round(0.1 * explorer.positions))
+    assert explorer.controls()["k"].value == start
+    assert len(explorer.still().axes) == 5
+    assert len(attack_explorer({"net": net}, few).still().axes) == 5
+
+
 def test_the_k_explorer_shows_the_scores_of_the_pooling(explorers, networks, few):
     figure = explorers["k"].still(k=7, index=1)
     widths = [bar.get_width() for bar in figure.axes[4].patches]

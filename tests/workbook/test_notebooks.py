@@ -16,8 +16,10 @@ from topgap_nb import UserError, load_profile
 from topgap_nb.store import layout
 from topgap_nb.workbook.notebooks import (
     all_notebooks,
+    check_given,
     check_parameters,
     declared_parameters,
+    declared_ranges,
     promised_outputs,
 )
 from topgap_nb.workbook.runner import run_book
@@ -138,6 +140,55 @@ def test_a_wrong_parameter_is_refused(given, words):
 @pytest.mark.parametrize("given", [{"SHARE": 1}, {"COUNTS": []}, {"COUNTS": [5]}, {}])
 def test_a_right_parameter_is_accepted(given):
     check_parameters(notebook(), given, "01_a.ipynb")
+
+
+TABLE = """| Parameter | Meaning | Unit | Paper | Sensible range |
+|---|---|---|---|---|
+| `NAME` | what | – | – | any |
+| `SHARE` | how much | share | – | 0: as suggested |
+| `COUNTS` | how many | images | all | 100 and more |"""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"SHARE": 20}, r"01_a\.ipynb: SHARE = 20 is out of range: give 0 to 1"),
+        ({"SHARE": 1.01}, "SHARE = 1.01"),
+        ({"SHARE": -0.5}, "SHARE = -0.5"),
+        ({"SHARE": float("nan")}, "SHARE = nan"),
+        ({"COUNTS": [3, 0]}, "COUNTS = 0 is out of range: give 1 or more"),
+    ],
+)
+def test_a_parameter_outside_the_range_of_its_unit_is_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        check_parameters(notebook(glance=TABLE), given, "01_a.ipynb")
+
+
+def test_ranges_come_from_the_units_and_zero_from_a_row_that_explains_it():
+    book = new_notebook(cells=[new_markdown_cell(TABLE.replace("100 and more", "0 is all"))])
+    assert declared_ranges(book) == {"SHARE": (0, 1), "COUNTS": (0, float("inf"))}
+    assert declared_ranges(notebook()) == {}
+
+
+def test_parameters_take_the_types_of_their_defaults():
+    parameters = f"{PARAMETERS}\nGRID = [0.5, 1.0]"
+    book = notebook("print(GRID)", parameters=parameters, glance=TABLE)
+    given = {"SHARE": 1, "GRID": [1, 0.25], "COUNTS": [5], "NAME": "ring"}
+    found = check_parameters(book, given, "01_a.ipynb")
+    assert found == given
+    assert [type(value) for value in (found["SHARE"], *found["GRID"])] == [float] * 3
+    assert type(found["COUNTS"][0]) is int
+
+
+def test_a_share_that_papermill_gives_as_1_is_the_whole_map_and_not_one_position():
+    names = {"K_FRACTION": 1, "EPSILON": 2, "ATTACKED": 60, "study": "untouched"}
+    check_given("10_your_own_data", names)
+    assert names == {"K_FRACTION": 1.0, "EPSILON": 2.0, "ATTACKED": 60, "study": "untouched"}
+    assert isinstance(names["K_FRACTION"], float)
+    for wrong in ({"K_FRACTION": 20}, {"K_FRACTION": "half"}, {"EPSILON": -1}, {"LONGEST": 0}):
+        (name,) = wrong
+        with pytest.raises(UserError, match=rf"10_your_own_data\.ipynb: {name} = "):
+            check_given("10_your_own_data", wrong)
 
 
 def test_an_unread_parameter_is_refused():

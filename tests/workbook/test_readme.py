@@ -7,20 +7,31 @@ import pandas as pd
 import pytest
 
 from topgap_nb.store.layout import PROJECT
+from topgap_nb.workbook import readme
 from topgap_nb.workbook.notebooks import all_notebooks
 from topgap_nb.workbook.readme import (
+    TRIAL,
+    claims_table,
     exercise_table,
     notebook_table,
     open_row,
+    read_board,
     real_table,
+    shown_profile,
+    shown_words,
     verdict_table,
     ways_table,
 )
 
+# Those of the first edition; SINCE are those that came with the second.
 COLUMNS = [
     "notebook", "hypothesis", "verdict", "effect", "effect_low", "effect_high", "threshold",
     "paper_effect", "n", "n_trainings",
 ]  # fmt: skip
+SINCE = {
+    "claim_of_paper": True, "unit": "robust_accuracy", "smallest_effect": 0.05, "why": "|X| fell.",
+    "alone": "supported", "p_holm": 0.012, "paper_low": 0.07, "paper_high": 0.4,
+}  # fmt: skip
 ROBUST = ("04_attacks", "It holds on pets.", "supported", 0.1, 0.05, 0.2, 0, 0.3, 64, 2)
 DISTANCE = ("03_field", "Its field is larger.", "not supported", -1, -2, -0.5, -0.02, None, 9, 1)
 PLANTED = ("04_attacks", "On planted.", "supported", 1, 1, 1, 0, None, 1, 1)
@@ -42,15 +53,94 @@ def results(tmp_path):
 
 
 def cells(table):
-    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+    rows = [re.split(r"(?<!\\)\|", row)[1:-1] for row in table.splitlines()]
+    return [[cell.strip() for cell in row] for row in rows]
 
 
-def test_a_verdict_has_its_numbers_and_a_link(results):
-    head, rule, first, second = cells(verdict_table(results / "pets", notebooks="x/"))[:4]
+def board(folder, *changes):
+    """Write a scoreboard of this edition, one row for each change; return its folder."""
+    rows = [dict(zip(COLUMNS, ROBUST, strict=True)) | SINCE | change for change in changes]
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(folder / "scoreboard.csv", index=False)
+    return folder
+
+
+def test_a_verdict_has_its_numbers_and_a_link(tmp_path):
+    head, rule, row = cells(verdict_table(board(tmp_path, {}), notebooks="x/"))
     assert rule == ["---"] * len(head)
-    assert first[:3] == ["[04](x/04_attacks.ipynb)", "It holds on pets.", "**supported**"]
-    assert first[3:] == ["+0.100 [+0.050, +0.200]", "+0.00", "+0.300", "64 × 2"]
-    assert second[3:] == ["-1.000 [-2.000, -0.500]", "-0.02", "–", "9 × 1"]
+    assert head == ["", "the paper says", "we find", "why", "images × trainings"]
+    assert row == [
+        "[04](x/04_attacks.ipynb)",
+        "It holds on pets. *Paper: +0.300 (+0.070 to +0.400).*",
+        "**supported** +0.100 [+0.050, +0.200] in robust accuracy; relevant from 0.05, p = 0.012",
+        r"\|X\| fell.",
+        "64 × 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "words"),
+    [
+        ({"verdict": "inconclusive"}, 2, r"^\*\*inconclusive\*\* \(alone: supported\) \+0\.100"),
+        ({"p_holm": 0.0002}, 2, r"p < 0\.001$"),
+        ({"p_holm": None, "smallest_effect": 0, "unit": ""}, 2, r"\+0\.200\]$"),
+        ({"threshold": -0.02}, 2, r"; threshold -0\.02, relevant from 0\.05"),
+        ({"paper_low": 0.3, "paper_high": 0.3}, 1, r"\*Paper: \+0\.300\.\*$"),
+        ({"paper_effect": None}, 1, r"^It holds on pets\.$"),
+        ({"why": None}, 3, "^–$"),
+    ],
+)
+def test_a_verdict_says_what_it_is_held_against(tmp_path, change, column, words):
+    assert re.search(words, cells(verdict_table(board(tmp_path, change)))[2][column])
+
+
+def test_readings_stand_below_the_claims_of_the_paper(tmp_path):
+    other = {"claim_of_paper": False, "hypothesis": "Another reading.", "p_holm": None}
+    claims, others = verdict_table(board(tmp_path, {}, other)).split("\n\nOther readings")
+    assert [row[1][:8] for row in cells(claims)] == ["the pape", "---", "It holds"]
+    assert [row[1] for row in cells(others.split("\n\n")[1])[::2]] == [
+        "claim",
+        "Another reading. *Paper: +0.300 (+0.070 to +0.400).*",
+    ]
+
+
+def test_minutes_stand_beside_the_verdicts_of_a_notebook(tmp_path):
+    rows = read_board(board(tmp_path, {}, {"notebook": "05_shifts"}))
+    head, _, *found = cells(claims_table(rows, took={"04_attacks": 2.54}))
+    assert head[-1] == "minutes"
+    assert [row[-1] for row in found] == ["2.5", "–"]
+
+
+def test_a_board_of_the_first_edition_is_read(results):
+    first, second, _ = cells(verdict_table(results / "pets"))[2:]
+    assert first[1:3] == [
+        "It holds on pets. *Paper: +0.300.*",
+        "**supported** +0.100 [+0.050, +0.200]",
+    ]
+    assert second[2] == "**not supported** -1.000 [-2.000, -0.500]; threshold -0.02"
+    assert second[3:] == ["–", "9 × 1"]
+
+
+def test_the_page_shows_the_trial_once_it_has_been_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "results_folder", lambda profile: tmp_path / profile)
+    monkeypatch.setattr(readme, "made_by", lambda profile: {"a": {"hardware": "a CPU"}})
+    board(tmp_path / "demo", {"verdict": "not converged"}, {})
+    assert shown_profile("demo") == "demo"
+    words = shown_words("demo")
+    assert words.startswith("**A first look, not the trial** (profile `demo`, a CPU)")
+    assert words.endswith(": 1 of 2 verdicts read *not converged*.")
+    board(tmp_path / TRIAL, {})
+    assert shown_profile("demo") == TRIAL
+    assert shown_words(TRIAL).startswith(f"**The trial** (profile `{TRIAL}`, a CPU): 0 of 1")
+
+
+def test_an_accuracy_over_fewer_images_than_its_row_says_so(results):
+    table = pd.read_csv(results / "cub" / "table_3.csv")
+    table.assign(clean_n=[50.0, None], clean_n_trainings=[3.0, None]).to_csv(
+        results / "cub" / "table_3.csv"
+    )
+    clean = cells(real_table(results))[2]
+    assert clean[2:] == ["0.900, 0.800, n = 50 × 3", "0.900, 0.800, n = 64 × 2"]
 
 
 def test_real_data_sets_stand_side_by_side(results):

@@ -107,11 +107,11 @@ def test_a_notebook_gets_its_parameters_and_leaves_its_outputs(shelf):
     lines = []
     run_book("smoke", echo=lines.append)
     assert [line.split()[0] for line in lines] == ["[1/1]", "[1/1]", "1"]
-    assert (where / "figures" / "shares.csv").read_text() == "ring,1"
+    assert (where / "figures" / "shares.csv").read_text() == "ring,1.0"
     assert (where / "records" / "01_a.jsonl").exists()
     copy = nbformat.read(where / "executed" / "01_a.ipynb", as_version=4)
     printed = [out["text"] for cell in copy.cells for out in cell.get("outputs", [])]
-    assert printed[0].startswith("smoke ring 1 /")
+    assert printed[0].startswith("smoke ring 1.0 /")
     # Its share of the cores, and folders that mean the same from where it runs.
     here = layout.notebooks_root()
     assert printed[1].split() == ["1", str(here), str(layout.runs_root())]
@@ -381,10 +381,10 @@ def test_the_papers_numbers_and_the_lock_count(shelf, executed):
 @pytest.mark.slow
 def test_a_data_set_of_ones_own_is_found_and_keyed_by_its_file(shelf, tmp_path):
     # The sets of $TOPGAP_SETS are looked up once in a process, so this takes processes of its own.
-    # Folders are named relative to where the command is called, and found from the notebook.
+    # Relative folders start at the project, for the command and for the notebook.
     found = "from topgap_nb.data.registry import find_set\nprint(find_set(NAME))"
     shelf(_01_a=notebook(found, glance=""))
-    sets, lines = tmp_path / "sets", []
+    sets, lines = layout.project_root() / "sets", []
     sets.mkdir()
     shelf({"01_a": {"NAME": "dots"}}, recipes={"default": RECIPE})
     for opener in ("...", "...  # a comment", "None"):
@@ -396,12 +396,13 @@ def test_a_data_set_of_ones_own_is_found_and_keyed_by_its_file(shelf, tmp_path):
         done = subprocess.run(
             [sys.executable, "-m", "topgap_nb.cli", "run", "--profile", "smoke"],
             env={**os.environ, "TOPGAP_SETS": "sets", "TOPGAP_RUNS": "made"},
-            cwd=tmp_path, capture_output=True, text=True,
+            cwd=layout.project_root(), capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         lines.append(done.stdout.splitlines()[-2])
     assert ["unchanged" in line for line in lines] == [False, True, False]
-    assert (tmp_path / "made" / "smoke" / "executed" / "01_a.ipynb").exists()
+    made = layout.project_root() / "made"
+    assert (made / "smoke" / "executed" / "01_a.ipynb").exists()
     assert not (layout.notebooks_root() / "made").exists()
 
 

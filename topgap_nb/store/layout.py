@@ -26,10 +26,6 @@ PACKAGE = Path(__file__).parents[1]
 FIRST_EDITION = ("models", "measured", "decoded")
 
 
-def _root(variable: str, default: Path) -> Path:
-    return Path(os.environ.get(variable) or default).expanduser().absolute()
-
-
 def project_root() -> Path:
     """Return the folder of notebooks, profiles and figures: ``$TOPGAP_PROJECT`` or the checkout.
 
@@ -37,7 +33,13 @@ def project_root() -> Path:
     """
     checkout = PACKAGE.parent
     is_checkout = (checkout / "pyproject.toml").exists()
-    return _root("TOPGAP_PROJECT", checkout if is_checkout else Path.cwd())
+    named = os.environ.get("TOPGAP_PROJECT") or (checkout if is_checkout else Path.cwd())
+    return Path(named).expanduser().absolute()
+
+
+def _root(variable: str, default: str) -> Path:
+    # Not from the current folder: that of a notebook's kernel is not that of the shell.
+    return project_root() / Path(os.environ.get(variable) or default).expanduser()
 
 
 # Of the pages that belong to the project: README, book and handout.
@@ -66,13 +68,34 @@ def lock_file() -> Path:
 
 
 def runs_root() -> Path:
-    """Return the folder of everything that is made and not committed: ``$TOPGAP_RUNS`` or runs/."""
-    return _root("TOPGAP_RUNS", project_root() / "runs")
+    """Return the folder of everything that is made and not committed: ``$TOPGAP_RUNS`` or runs/.
+
+    A relative path starts at the project, wherever the process runs.
+    """
+    return _root("TOPGAP_RUNS", "runs")
 
 
 def data_root() -> Path:
-    """Return the folder of the data sets that are not embedded: ``$TOPGAP_DATA`` or downloads."""
-    return _root("TOPGAP_DATA", project_root() / "data" / "downloads")
+    """Return the folder of the data sets that are not embedded: ``$TOPGAP_DATA`` or downloads.
+
+    A relative path starts at the project.
+    """
+    return _root("TOPGAP_DATA", "data/downloads")
+
+
+def own_sets() -> Path | None:
+    """Return the folder of a person's own data sets, ``$TOPGAP_SETS``; None where there is none."""
+    return _root("TOPGAP_SETS", "") if os.environ.get("TOPGAP_SETS") else None
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that name folders, absolute, for a process that starts elsewhere."""
+    sets = {"TOPGAP_SETS": str(own_sets())} if own_sets() else {}
+    return sets | {
+        "TOPGAP_PROJECT": str(project_root()),
+        "TOPGAP_RUNS": str(runs_root()),
+        "TOPGAP_DATA": str(data_root()),
+    }
 
 
 def results_folder(profile: str) -> Path:

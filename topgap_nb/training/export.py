@@ -1,5 +1,6 @@
 """A trained network as files to keep and to pass on: safetensors with JSON, and ONNX."""
 
+import copy
 import hashlib
 import json
 import warnings
@@ -15,12 +16,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from topgap_nb.errors import UserError
-from topgap_nb.method.model import MapClassifier, StandardNet, TopGapNet
+from topgap_nb.method.model import MapClassifier, StandardNet, TopGapNet, frozen
 from topgap_nb.method.pooling import TopKPool2d, pixel_constraint
-from topgap_nb.metrics.evaluation import frozen
 from topgap_nb.store.store import write_atomic
 from topgap_nb.training.loop import TrainedNetwork
 
+# Set by hand it differs from the backbone's, and is not among the weights.
+NORMALISATION = ("mean", "std")
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 FORMAT = "topgap-model-1"
 # Largest difference to torch that an exported network may show, as a share of its largest output.
@@ -69,7 +71,8 @@ def save_model(
         raise UserError(
             f"{len(class_names)} class names for a network of {network['num_classes']} classes"
         )
-    content = save({name: t.contiguous() for name, t in model.state_dict().items()})
+    tensors = model.state_dict() | {name: getattr(model, name) for name in NORMALISATION}
+    content = save({name: t.contiguous() for name, t in tensors.items()})
     about = {
         "format": FORMAT,
         "network": network,
@@ -105,7 +108,12 @@ def load_model(folder: Path | str) -> SavedModel:
         raise UserError(f"{folder / WEIGHTS} is damaged: it does not match the hash in {ABOUT}")
     try:
         model = _rebuilt(about["network"])
-        model.load_state_dict(load(content))
+        tensors = load(content)
+        for name in NORMALISATION:
+            # Networks that were saved before it was kept have their backbone's.
+            setattr(model, name, tensors.pop(name, getattr(model, name)))
+        # Assigned, so that the number format stays.
+        model.load_state_dict(tensors, assign=True)
         names, size = tuple(about["class_names"]), int(about["image_size"])
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder / ABOUT} is damaged: {' '.join(str(error).split())}") from error
@@ -162,7 +170,8 @@ def export_onnx(
 
     Input ``images``, (batch, 3, H, W) in [0, 1]; outputs ``logits``, (batch, C), and
     ``class_maps``, (batch, C, h, w), before pooling. The batch size is free, H = W = ``image_size``
-    is fixed. The file is checked by running it, and its metadata hold the class names.
+    is fixed. The file is checked by running it, and its metadata hold the class names. A network
+    in half precision is written, and compared, in float32.
 
     Raises:
         UserError: the network has no class maps.
@@ -173,6 +182,8 @@ def export_onnx(
     import onnx
 
     path = Path(path)
+    if next(model.parameters()).dtype != torch.float32:
+        model = copy.deepcopy(model).float()
     example = torch.rand(3, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     example = example.to(next(model.parameters()).device)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,31 +2,34 @@
 
 An explorer shown in a notebook has two faces in one output: live controls where a kernel answers
 them, and a still picture where none does (papermill, the book, a copy on the web). It starts no
-thread; running its cell again makes a new one in the place of the old.
+thread; running its cell again makes a new one in the place of the old, whose widgets are closed.
 """
 
 import base64
 import io
+import weakref
 
 import ipywidgets as w
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from ipyevents import Event
+from IPython import get_ipython
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from topgap_nb.data.image_set import ImageSet
 from topgap_nb.data.registry import open_dataset
 from topgap_nb.errors import UserError
-from topgap_nb.method.model import MapClassifier, TopGapNet, explanation_map
+from topgap_nb.method.model import MapClassifier, TopGapNet, explanation_map, frozen
 from topgap_nb.method.pooling import pixel_constraint
 from topgap_nb.metrics.attacks import pgd
 from topgap_nb.metrics.erf import erf_map, output_maps
-from topgap_nb.metrics.evaluation import frozen
 from topgap_nb.results.figures import MAP_COLOURS, PALETTE, show_image, show_map, show_outline
 
 DPI = 100
+# What is shown: {cell, or explorer: (which run of the cell, its boxes)}.
+_shown: dict = {}
 REGIONS = ("whole image", "object", "background")
 
 
@@ -86,10 +89,41 @@ class Explorer:
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         widget = self.widget
+        _replace(widget, self)
         still = base64.b64encode(widget.children[1].value).decode()
         text = f"{self.about} (open the notebook in JupyterLab to move its controls)"
         data = {**widget._repr_mimebundle_(), "image/png": still, "text/plain": text}
         return data, {"image/png": {"alt": text}}
+
+
+def _replace(box: w.VBox, explorer: Explorer) -> None:
+    """Note a box as shown, and close those that the last run of its cell showed.
+
+    ipywidgets keeps every widget until it is closed. Where the front end does not say which cell
+    runs, an explorer that is shown again replaces what it showed before.
+    """
+    shell = get_ipython()
+    message = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    cell = message.get("metadata", {}).get("cellId")
+    run = message["header"]["msg_id"] if cell else None
+    key = cell or weakref.ref(explorer)
+    before, boxes = _shown.get(key, (None, []))
+    if run is None or run != before:
+        for old in boxes:
+            close(old)
+        boxes = []
+    _shown[key] = (run, [*boxes, box])
+
+
+def close(widget: w.Widget) -> None:
+    """Close a widget and all that it is made of."""
+    for value in widget.trait_values().values():
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(part, w.Widget):
+                close(part)
+    if clicks := getattr(widget, "clicks", None):
+        clicks.close()
+    widget.close()
 
 
 def as_png(figure: Figure) -> bytes:
@@ -158,7 +192,9 @@ class KExplorer(Explorer):
         with frozen(model), torch.no_grad():
             self.maps = model.class_maps(images.images).cpu()
         self.positions = self.maps.shape[-2] * self.maps.shape[-1]
-        self.k = pixel_constraint(model.pool.k, self.positions)
+        # A k for each class, or none, is no place to start from: the whole map is.
+        k = getattr(model.pool, "k", 1.0)
+        self.k = pixel_constraint(k if isinstance(k, int | float) else 1.0, self.positions)
 
     def controls(self) -> dict[str, w.Widget]:
         names = [("its own class", -1), *((n, i) for i, n in enumerate(self.images.class_names))]

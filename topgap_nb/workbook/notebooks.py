@@ -1,6 +1,7 @@
 """What a notebook's source says: the parameters that it declares, the outputs that it promises."""
 
 import ast
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from topgap_nb.store.fingerprint import parse
 from topgap_nb.store.layout import notebooks_root
 
 NUMBERED = "[0-9][0-9]_*.ipynb"
+# What a number of a unit of the parameter table can be; 0 of a count where its row explains one.
+RANGES = {
+    "share": (0, 1),
+    "share of the map": (0, 1),
+    "/255": (0, 255),
+    "1 to 5": (1, 5),
+    **dict.fromkeys(("images", "steps", "queries", "positions", "pixels", "folds"), (1, math.inf)),
+}
 
 
 def all_notebooks() -> list[Path]:
@@ -57,11 +66,17 @@ def declared_parameters(book: nbformat.NotebookNode) -> dict:
     return found
 
 
-def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> None:
-    """Refuse parameters that the notebook does not declare, does not read, or types otherwise.
+def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> dict:
+    """Return parameters in the types of their defaults: for a share, 1 is 1.0.
+
+    Args:
+        book: the notebook.
+        given: {name: value}.
+        where: what the notebook is called in an error.
 
     Raises:
-        UserError: with the name, and what would be right.
+        UserError: a parameter that the notebook does not declare or does not read, of another type
+            than its default, or outside the range of its unit in the table of parameters.
     """
     try:
         declared = declared_parameters(book)
@@ -74,6 +89,7 @@ def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> No
         }
     except (UserError, SyntaxError) as error:
         raise UserError(f"{where}: {error}") from error
+    ranges = declared_ranges(book)
     for name, value in given.items():
         if name not in declared:
             raise UserError(
@@ -84,9 +100,67 @@ def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> No
                 f"{where}: {name} = {value!r} is {type(value).__name__}, its default "
                 f"{declared[name]!r} is {type(declared[name]).__name__}"
             )
+        _check_range(name, value, ranges.get(name), where)
     for name in declared:
         if name not in read:
             raise UserError(f"{where}: parameter {name} is declared and never read")
+    return {name: _in_type_of(declared[name], value) for name, value in given.items()}
+
+
+def check_given(notebook: str, names: dict) -> None:
+    """Check the parameters of a notebook that runs by itself, and put them into their types.
+
+    ``topgap run`` has done so before it starts one; papermill and a hand have not.
+
+    Args:
+        notebook: its file name without the suffix.
+        names: the notebook's ``globals()``, where the parameters are changed in place.
+
+    Raises:
+        UserError: as in ``check_parameters``.
+
+    Example:
+        >>> names = {"PROFILE": "smoke", "RESULTS": ""}
+        >>> check_given("90_scoreboard", names)
+    """
+    (path,) = chosen_notebooks((notebook,))
+    book = nbformat.read(path, as_version=4)
+    given = {name: names[name] for name in declared_parameters(book) if name in names}
+    names.update(check_parameters(book, given, path.name))
+
+
+def declared_ranges(book: nbformat.NotebookNode) -> dict[str, tuple[float, float]]:
+    """Return {parameter: (lowest, highest)}, from the units in the table of parameters."""
+    found = {}
+    for cell in book.cells:
+        if cell.cell_type != "markdown" or "| Parameter |" not in cell.source:
+            continue
+        for row in re.findall(r"^\| `.*\|$", cell.source, re.MULTILINE):
+            names, _, unit, *_ = (part.strip() for part in row.strip("|").split("|"))
+            if unit in RANGES:
+                low, high = RANGES[unit]
+                low = 0 if re.search(r"\b0(:| is)", row) else low
+                found |= dict.fromkeys(re.findall(r"`(\w+)`", names), (low, high))
+    return found
+
+
+def _check_range(name: str, value, limits: tuple[float, float] | None, where: str) -> None:
+    if limits is None:
+        return
+    if isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_range(name, part, limits, where)
+    elif isinstance(value, int | float) and not limits[0] <= value <= limits[1]:
+        upper = " or more" if limits[1] == math.inf else f" to {limits[1]}"
+        raise UserError(f"{where}: {name} = {value} is out of range: give {limits[0]}{upper}")
+
+
+def _in_type_of(default, value):
+    if isinstance(default, float):
+        return float(value)
+    if isinstance(default, list) and default:
+        return [_in_type_of(default[0], part) for part in value]
+    return value
 
 
 def _same_type(value, default) -> bool:

@@ -1,6 +1,7 @@
 """The tables of the README and of the teacher's page, drawn from committed results and minutes."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +15,13 @@ from topgap_nb.store.store import write_atomic
 from topgap_nb.workbook.notebooks import all_notebooks, promised_outputs
 from topgap_nb.workbook.runner import WHOLE, made_by
 
+# The trial of the paper's claims; the demo is a first look at them.
+TRIAL = "evidence/planted"
+# What a verdict of an edition before this one does not say.
+UNSAID = {
+    "claim_of_paper": True, "unit": "", "smallest_effect": 0.0, "why": "", "alone": "",
+    "p_holm": float("nan"), "paper_low": float("nan"), "paper_high": float("nan"),
+}  # fmt: skip
 # Three ways through the book, by the numbers of the notebooks.
 WAYS = {
     "one lecture": ("00", "01", "90"),
@@ -36,9 +44,20 @@ def fill_readme(profile: str = "demo") -> None:
             raise UserError(f"no run of {name} yet: `topgap run --profile {profile} --force`")
     took = {name: entry["seconds"] / 60 for name, entry in made.items()}
     hardware = made[WHOLE]["hardware"]
+    shown = shown_profile(profile)
+    pictures = f"figures/{shown}"
     readme = {
         "open": open_row(),
-        "verdicts": verdict_table(results_folder(profile)),
+        "hero": (
+            "![The first test images, Grad-CAM of the standard network, and the Top-GAP network's "
+            f"own map]({pictures}/tour.png)"
+        ),
+        "shown": shown_words(shown),
+        "verdicts": verdict_table(results_folder(shown)),
+        "board": (
+            "![The effect behind each claim with its interval, its threshold, and the paper's "
+            f"range]({pictures}/scoreboard.png)"
+        ),
         "real": real_table(results_folder("real")),
         "notebooks": notebook_table(took),
         "total": f"{took[WHOLE]:.0f}",
@@ -83,17 +102,90 @@ def open_row(citation: Path = PROJECT / "CITATION.cff") -> str:
     )
 
 
+def shown_profile(profile: str) -> str:
+    """Return the profile whose verdicts the README shows: the trial, where it has been run."""
+    return TRIAL if (results_folder(TRIAL) / "scoreboard.csv").exists() else profile
+
+
+def shown_words(profile: str) -> str:
+    """Return what the verdicts of a profile can say, in a sentence."""
+    hardware = {entry["hardware"] for entry in made_by(profile).values()}
+    made = f"profile `{profile}`" + (f", {'; '.join(sorted(hardware))}" if hardware else "")
+    kind = "The trial" if profile == TRIAL else "A first look, not the trial"
+    outcomes = read_board(results_folder(profile)).verdict
+    late = int((outcomes == "not converged").sum())
+    return f"**{kind}** ({made}): {late} of {len(outcomes)} verdicts read *not converged*."
+
+
 def verdict_table(folder: Path, notebooks: str = "notebooks/") -> str:
-    """Return the scoreboard of a folder of results, linked to where a page finds the notebooks."""
+    """Return the scoreboard of a folder of results: the paper's claims, then everything else.
+
+    Args:
+        folder: with ``scoreboard.csv``.
+        notebooks: where a page finds the notebooks that it links to.
+    """
+    board = read_board(folder)
+    claims, others = board[board.claim_of_paper], board[~board.claim_of_paper]
+    text = claims_table(claims, notebooks)
+    if len(others):
+        intro = "Other readings of these claims, ablations, and questions of our own:"
+        text += f"\n\n{intro}\n\n{claims_table(others, notebooks)}"
+    return text
+
+
+def read_board(folder: Path) -> pd.DataFrame:
+    """Return ``scoreboard.csv`` of a folder of results; one of an earlier edition says less."""
+    # A column of empty words alone would be read as numbers.
+    words = {name: str for name, value in UNSAID.items() if isinstance(value, str)}
+    board = pd.read_csv(folder / "scoreboard.csv", dtype=words)
+    for name, value in UNSAID.items():
+        board[name] = board[name].fillna(value) if name in board else value
+    return board.astype({"claim_of_paper": bool})
+
+
+def claims_table(
+    board: pd.DataFrame, notebooks: str = "", took: Mapping[str, float] | None = None
+) -> str:
+    """Return verdicts as a Markdown table: the paper says, we find, why.
+
+    Args:
+        board: rows of a scoreboard, see ``read_board``.
+        notebooks: where a page finds the notebooks.
+        took: {notebook: minutes}, for a column of them.
+    """
+    said = "the paper says" if board.claim_of_paper.all() else "claim"
+    head = f"| {said} | we find | why | images × trainings"
     rows = []
-    for row in pd.read_csv(folder / "scoreboard.csv").itertuples():
-        paper = "–" if pd.isna(row.paper_effect) else f"{row.paper_effect:+.3f}"
-        rows.append(
-            f"[{row.notebook[:2]}]({notebooks}{row.notebook}.ipynb) | {row.hypothesis} | "
-            f"**{row.verdict}** | {_effect(row)} | {row.threshold:+.2f} | {paper} | "
-            f"{row.n} × {row.n_trainings}"
-        )
-    return _table("| claim | verdict | effect [95 %] | threshold | paper ◇ | n × trainings", rows)
+    for row in board.itertuples():
+        number = f"[{row.notebook[:2]}]({notebooks}{row.notebook}.ipynb)"
+        cells = [number, f"{row.hypothesis}{_paper_says(row)}", _we_find(row), row.why or "–"]
+        cells.append(f"{row.n} × {row.n_trainings}")
+        if took is not None:
+            cells.append(f"{took[row.notebook]:.1f}" if row.notebook in took else "–")
+        rows.append(" | ".join(cell.replace("|", "\\|") for cell in cells))
+    return _table(head if took is None else f"{head} | minutes", rows)
+
+
+def _paper_says(row) -> str:
+    """Return the paper's effect in brackets, with its range over the rows of its table."""
+    if pd.isna(row.paper_effect):
+        return ""
+    low, high = row.paper_low, row.paper_high
+    spread = f" ({low:+.3f} to {high:+.3f})" if low < high else ""
+    return f" *Paper: {row.paper_effect:+.3f}{spread}.*"
+
+
+def _we_find(row) -> str:
+    """Return the verdict, the effect that it is about, and what it is held against."""
+    verdict = f"**{row.verdict}**"
+    if row.alone and row.alone != row.verdict:
+        verdict += f" (alone: {row.alone})"
+    what = f" in {row.unit.replace('_', ' ')}" if row.unit else ""
+    against = [f"threshold {row.threshold:+.2f}"] if row.threshold else []
+    against += [f"relevant from {row.smallest_effect:.2f}"] if row.smallest_effect else []
+    if pd.notna(row.p_holm):
+        against.append("p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}")
+    return f"{verdict} {_effect(row)}{what}" + (f"; {', '.join(against)}" if against else "")
 
 
 def _effect(row) -> str:
@@ -102,7 +194,8 @@ def _effect(row) -> str:
 
 def real_table(folder: Path) -> str:
     """Return the verdicts on real data sets side by side: one column per folder of results."""
-    boards = {path.parent: pd.read_csv(path) for path in sorted(folder.glob("*/scoreboard.csv"))}
+    folders = sorted(path.parent for path in folder.glob("*/scoreboard.csv"))
+    boards = {place: read_board(place) for place in folders}
     if not boards:
         return ""
     claims: dict[str, dict[Path, str]] = {}
@@ -128,19 +221,29 @@ def _overlaps(folder: Path) -> str:
     if not (folder / "table_7.csv").exists():
         return "–"
     row = pd.read_csv(folder / "table_7.csv").iloc[0]
-    return f"{row.topgap_iou:.3f}, {row.centre_iou:.3f}, n = {row.n:.0f}"
+    return f"{row.topgap_iou:.3f}, {row.centre_iou:.3f}, {_size(row, 'topgap_iou', False)}"
 
 
 def _accuracies(folder: Path) -> str:
     """Return the accuracies of both networks on unchanged test images."""
     if (folder / "table_5.csv").exists():
         row = pd.read_csv(folder / "table_5.csv").set_index("shift").loc["surroundings none"]
-        standard, topgap = row.standard_accuracy, row.topgap_accuracy
+        standard, topgap, column = row.standard_accuracy, row.topgap_accuracy, "topgap_accuracy"
     else:
         table = pd.read_csv(folder / "table_3.csv").set_index(["source", "method"])
-        row = table.loc[("ours", "Standard")]
+        row, column = table.loc[("ours", "Standard")], "clean"
         standard, topgap = row.clean, table.loc[("ours", "Top-GAP (here)")].clean
-    return f"{standard:.3f}, {topgap:.3f}, n = {row.n:.0f} × {row.n_trainings:.0f}"
+    return f"{standard:.3f}, {topgap:.3f}, {_size(row, column)}"
+
+
+def _size(row: pd.Series, column: str, trainings: bool = True) -> str:
+    """Return what a number of a table's row rests on: its own sizes, or those of the row."""
+    sizes = (row.get(f"{column}_{size}", float("nan")) for size in ("n", "n_trainings"))
+    n, n_trainings = (
+        row[name] if pd.isna(own) else own
+        for name, own in zip(("n", "n_trainings"), sizes, strict=True)
+    )
+    return f"n = {n:.0f} × {n_trainings:.0f}" if trainings else f"n = {n:.0f}"
 
 
 def notebook_table(took: dict[str, float]) -> str:
@@ -152,7 +255,7 @@ def notebook_table(took: dict[str, float]) -> str:
         outputs = ", ".join(name.split(".")[0] for name in promised_outputs(book))
         link = f"[{path.stem}](notebooks/{path.name})"
         rows.append(f"{link} | {title} | {outputs} | {took[path.stem]:.1f}")
-    return _table("notebook | claim | writes | minutes", rows)
+    return _table("notebook | question | writes | minutes", rows)
 
 
 def ways_table(took: dict[str, float]) -> str:

@@ -96,7 +96,7 @@ def run_book(
         (path, nbformat.read(path, as_version=4)) for path in chosen_notebooks(only or profile.only)
     ]
     for path, book in books:
-        check_parameters(book, _parameters(path, profile), path.name)
+        _parameters(path, book, profile)
     _check_writable(layout.results_folder(profile.name), layout.runs_root() / profile.name)
     if note := layout.first_edition_note():
         echo(note)
@@ -208,13 +208,7 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> Execu
             self.ip = f"{sockets}/kernel"
             # Not papermill's `cwd`, which moves this process and its other threads as well.
             options["cwd"] = str(layout.notebooks_root())
-            # A relative path would mean another folder in the kernel.
-            ours = {
-                "TOPGAP_RUNS": str(layout.runs_root()), "TOPGAP_DATA": str(layout.data_root()),
-                "TOPGAP_PROJECT": str(layout.project_root()),
-            }  # fmt: skip
-            if sets := os.environ.get("TOPGAP_SETS"):
-                ours["TOPGAP_SETS"] = str(Path(sets).expanduser().absolute())
+            ours = layout.environment()
             if profile.threads:
                 ours["OMP_NUM_THREADS"] = str(profile.threads)
             options["env"] = {"GLIBC_TUNABLES": ALLOCATION, **os.environ, **ours}
@@ -229,7 +223,7 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> Execu
     work.mkdir(parents=True, exist_ok=True)
     results = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=work))
     executed, failed = results / "notebook.ipynb", work / "failed" / path.name
-    parameters = {**_parameters(path, profile), "RESULTS": str(results)}
+    parameters = {**_parameters(path, book, profile), "RESULTS": str(results)}
     done, start = False, time.perf_counter()
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
@@ -263,9 +257,10 @@ def _execute(path: Path, book: nbformat.NotebookNode, profile: Profile) -> Execu
             shutil.rmtree(results, ignore_errors=True)
 
 
-def _parameters(path: Path, profile: Profile) -> dict:
-    """Return what a notebook is given; where its results go is known when it runs."""
-    return {"PROFILE": profile.name, "RESULTS": "", **profile.notebooks.get(path.stem, {})}
+def _parameters(path: Path, book: nbformat.NotebookNode, profile: Profile) -> dict:
+    """Return what a notebook is given, checked; where its results go is known when it runs."""
+    given = {"PROFILE": profile.name, "RESULTS": "", **profile.notebooks.get(path.stem, {})}
+    return check_parameters(book, given, path.name)
 
 
 def _publish(executed: Executed, path: Path, book: nbformat.NotebookNode, profile: Profile) -> None:
@@ -295,7 +290,8 @@ def _publish(executed: Executed, path: Path, book: nbformat.NotebookNode, profil
 def _key(path: Path, book: nbformat.NotebookNode, profile: Profile) -> dict:
     """Return everything that a notebook's results depend on."""
     sources = [cell.source for cell in book.cells]
-    parameters = profile.notebooks.get(path.stem, {})
+    own = profile.notebooks.get(path.stem, {})
+    parameters = {n: v for n, v in _parameters(path, book, profile).items() if n in own}
     words = {**declared_parameters(book), **parameters}.values()
     named = {*profile.recipes, *(word for word in words if isinstance(word, str))} - {DEFAULT}
     code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
