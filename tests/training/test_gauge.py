@@ -69,13 +69,14 @@ def test_with_gradient_descent_on_free_maps_the_gauge_comes_down_to_1(three_clas
 @pytest.mark.parametrize(
     ("change", "converged"),
     [
+        ({"accuracy": 0.97}, False),
         ({"map_l1": 1.9 * 2 / 20}, True),
         ({"map_l1": 2.1 * 2 / 20}, False),
         ({"cross_entropy": AT_BEST["cross_entropy"] + 2.9 * BEST.loss}, True),
         ({"cross_entropy": AT_BEST["cross_entropy"] + 3.1 * BEST.loss}, False),
     ],
 )
-def test_twice_the_density_and_four_times_the_loss_are_the_limits(three_classes, change, converged):
+def test_the_limits_are_twice_the_density_four_times_the_loss_and_learnt_images(three_classes, change, converged):
     assert gauge(trained({**AT_BEST, **change}), three_classes).converged == converged
 
 

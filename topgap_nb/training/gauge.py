@@ -15,8 +15,8 @@ from topgap_nb.training.loop import TrainedNetwork
 # How far from the optimum over free maps a judged network may be: the first for the loss, the
 # second for the density of the map. No network reaches 1, since its maps are not free.
 LOSS_FACTOR, DENSITY_FACTOR = 4.0, 2.0
-# Without an l1 term Equation 1 has no optimum; such a network is judged once it has learnt its
-# training images.
+# Every network must have learnt its training images. Without an l1 term Equation 1 has no optimum,
+# and this is all that is asked.
 FITTED = 0.98
 
 
@@ -31,8 +31,8 @@ class Gauge(NamedTuple):
             1 - k / P.
         mean_abs: mean of |X| over the optimum's. NaN without an l1 term.
         accuracy: on the training images, as augmented.
-        converged: ``loss`` at most ``LOSS_FACTOR`` and ``density`` at most ``DENSITY_FACTOR``;
-            without an l1 term, ``accuracy`` at least ``FITTED``.
+        converged: ``accuracy`` at least ``FITTED``; with an l1 term also ``loss`` at most
+            ``LOSS_FACTOR`` and ``density`` at most ``DENSITY_FACTOR``.
     """
 
     loss: float
@@ -56,14 +56,13 @@ def gauge(network: TrainedNetwork, data: Splits) -> Gauge:
 def gauge_history(network: TrainedNetwork, data: Splits) -> pd.DataFrame:
     """Return the ``Gauge`` of every epoch, one row each."""
     history, best = network.history, asked_for(network, data)
-    if best is None or not best.value:
-        loss = density = mean_abs = float("nan")
-        converged = history.accuracy >= FITTED
-    else:
+    loss = density = mean_abs = float("nan")
+    converged = history.accuracy >= FITTED
+    if best is not None and best.value:
         loss = history.cross_entropy + network.spec.sparsity_weight * history.sparsity
         loss, density = loss / best.loss, history.map_l1 / best.map_l1
         mean_abs = history.mean_abs / best.mean_abs
-        converged = (loss <= LOSS_FACTOR) & (density <= DENSITY_FACTOR)
+        converged &= (loss <= LOSS_FACTOR) & (density <= DENSITY_FACTOR)
     columns = (loss, density, history["empty"], mean_abs, history.accuracy, converged)
     return pd.DataFrame(dict(zip(Gauge._fields, columns, strict=True)), index=history.index)
 
