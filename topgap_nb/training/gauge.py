@@ -4,6 +4,7 @@ A network that stopped early has other maps than the method asks for, and what i
 no evidence about the method.
 """
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -12,9 +13,10 @@ from topgap_nb.data.image_set import Splits
 from topgap_nb.method.equilibrium import Optimum, optimum
 from topgap_nb.training.loop import TrainedNetwork
 
-# How far from the optimum over free maps a judged network may be: the first for the loss, the
-# second for the density of the map. No network reaches 1, since its maps are not free.
-LOSS_FACTOR, DENSITY_FACTOR = 4.0, 2.0
+# How far from the optimum over free maps a judged network may be: what may be left of the way that
+# the loss goes from empty maps, and how many times as dense the map may be. No network reaches the
+# optimum, since its maps are not free.
+MOST_LEFT, DENSITY_FACTOR = 0.15, 2.0
 # Every network must have learnt its training images. Without an l1 term Equation 1 has no optimum,
 # and this is all that is asked.
 FITTED = 0.98
@@ -25,17 +27,20 @@ class Gauge(NamedTuple):
 
     Attributes:
         loss: its loss over the optimum's; 1 is the optimum. NaN without an l1 term.
+        left: share of the way from empty maps, whose loss is ln C, that its loss has still to go; 0
+            is the optimum, 1 has learnt nothing. NaN without an l1 term.
         density: the l1 norm of the true class's min-max scaled map over the largest that an optimum
             has, k / P. NaN without an l1 term.
         empty: share of positions of that map that are near zero; an optimum has at least
             1 - k / P.
         mean_abs: mean of |X| over the optimum's. NaN without an l1 term.
         accuracy: on the training images, as augmented.
-        converged: ``accuracy`` at least ``FITTED``; with an l1 term also ``loss`` at most
-            ``LOSS_FACTOR`` and ``density`` at most ``DENSITY_FACTOR``.
+        converged: ``accuracy`` at least ``FITTED``; with an l1 term also ``left`` at most
+            ``MOST_LEFT`` and ``density`` at most ``DENSITY_FACTOR``.
     """
 
     loss: float
+    left: float
     density: float
     empty: float
     mean_abs: float
@@ -56,14 +61,15 @@ def gauge(network: TrainedNetwork, data: Splits) -> Gauge:
 def gauge_history(network: TrainedNetwork, data: Splits) -> pd.DataFrame:
     """Return the ``Gauge`` of every epoch, one row each."""
     history, best = network.history, asked_for(network, data)
-    loss = density = mean_abs = float("nan")
+    loss = left = density = mean_abs = float("nan")
     converged = history.accuracy >= FITTED
     if best is not None and best.value:
         loss = history.cross_entropy + network.spec.sparsity_weight * history.sparsity
+        left = (loss - best.loss) / (math.log(data.num_classes) - best.loss)
         loss, density = loss / best.loss, history.map_l1 / best.map_l1
         mean_abs = history.mean_abs / best.mean_abs
-        converged &= (loss <= LOSS_FACTOR) & (density <= DENSITY_FACTOR)
-    columns = (loss, density, history["empty"], mean_abs, history.accuracy, converged)
+        converged &= (left <= MOST_LEFT) & (density <= DENSITY_FACTOR)
+    columns = (loss, left, density, history["empty"], mean_abs, history.accuracy, converged)
     return pd.DataFrame(dict(zip(Gauge._fields, columns, strict=True)), index=history.index)
 
 
