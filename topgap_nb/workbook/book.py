@@ -22,8 +22,6 @@ from topgap_nb.workbook.student import exercise_part
 
 DOCS = PROJECT / "docs"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A cell of nothing else: lines of an import, over several lines in parentheses, and empty ones.
-IMPORTS = re.compile(r"(?:(?:(?:import|from) .*|[ )].*)?\n?)+")
 NO_PROSE = (
     r"(?s:```.*?```)|\$\$[^$]+\$\$|\$[^$\n]+\$|`[^`\n]*`|\[[^\]]*\]\([^)]*\)|<[^>]*>|^[#|].*$"
 )
@@ -101,7 +99,7 @@ def readable_copy(book: nbformat.NotebookNode, terms: list[str]) -> nbformat.Not
             cell.source = "\n".join(li for li in changed if not li.startswith("RESULTS ="))
         if part == "solution":
             cell.metadata["tags"] = [*tags, "hide-cell"]
-        elif part == "check" or IMPORTS.fullmatch(cell.source):
+        elif part == "check" or _only_imports(cell.source):
             cell.metadata["tags"] = [*tags, "hide-input"]
             about = {"code_prompt_show": "Show the code", "code_prompt_hide": "Hide the code"}
             cell.metadata["mystnb"] = about
@@ -141,6 +139,10 @@ def link_terms(text: str, unseen: dict[str, str]) -> str:
         for term in sorted(unseen.values(), key=len, reverse=True)
     )
     return re.sub(rf"{NO_PROSE}|(?<![\w-])(?P<term>{wanted})(?![\w-])", link, text, flags=FLAGS)
+
+
+def _only_imports(source: str) -> bool:
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
 
 
 def _statements(source: str) -> list[str]:
