@@ -14,6 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import topgap_nb
 from topgap_nb import UserError, check_answer, top_k_pool
+from topgap_nb.data.image_set import ImageSet
 from topgap_nb.errors import NotYet
 from topgap_nb.store.layout import PROJECT
 from topgap_nb.workbook.exercises import UNANSWERED, strip_solution
@@ -113,12 +114,21 @@ def _by_the_largest(images, labels):
     return out
 
 
+def distances(field, place):
+    """Return each pixel's distance from a place, in image sides."""
+    sides = zip(field.shape, place, strict=True)
+    rows, columns = ((torch.arange(n) + 0.5) / n - at for n, at in sides)
+    return torch.hypot(rows[:, None], columns)
+
+
 WRONG = {
-    "00.1": ("positions", (160 // 8) ** 2, "quarter as wide"),
+    # The true class over the absent ones, instead of the other way round.
+    "00.1": ("ratio", torch.tensor([4.0]), "not the ratio that is asked for"),
     "01.1": ("score, slope", (4, 1 / 3), "three largest"),
     "01.3": ("fold", lambda w, k, b: (torch.einsum("cm,mdij->cdij", w, k), b[:2]), "bias is not"),
     "01.4": ("ranked_pool", top_k_pool, "worked by hand"),
-    "03.3": ("support", lambda field, share=0.9: share * field.sum() / 100, "that pixel"),
+    # Not divided by the field's sum.
+    "03.3": ("radius", lambda field, place: (field * distances(field, place)).sum(), "0.2 image"),
     "04.1": ("pixels", [0.1, 0.6, 0.9], "step outwards"),
     "04.3": ("noise", lambda images, epsilon: images + epsilon, "as many pixels"),
     "06.1": ("iou_by_hand, iou_of_everything", (8 / 30, 0.1), "in either"),
@@ -141,7 +151,8 @@ def test_a_plausible_wrong_answer_is_refused_with_the_reason(exercise):
     space = {name: getattr(topgap_nb, name) for name in topgap_nb.__all__}
     space |= {"torch": torch, "F": torch.nn.functional}
     space["class_map"] = torch.tensor([[[[4.0, 1.0], [3.0, 0.0]]]])
-    space["explorer"] = SimpleNamespace(positions=576)
+    space["explorer"] = SimpleNamespace(maps=torch.tensor([[[[4.0, 0.0]], [[1.0, 1.0]]]]))
+    space["few"] = ImageSet("few", torch.zeros(1, 3, 2, 2).byte(), [0], ("a", "b"), ("1",))
     space["topgap_spec"] = SimpleNamespace(image_size=96)
     space["parts"] = list(itertools.product((False, True), repeat=3))
     parts = answer if "," in names else (answer,)
