@@ -252,7 +252,8 @@ def test_attacks_run_on_data_without_masks(runs, tmp_path):
     path = next(path for path in NOTEBOOKS if path.stem.startswith("04"))
     # Of the radiographs only some have masks.
     given = {**load_profile("smoke").notebooks[path.stem], "PROFILE": "smoke", "GRID": [1.0]}
-    given |= {"DATASET": "pneumonia", "ALSO": [[9, 0.1]], "RESULTS": str(tmp_path / "results")}
+    given |= {"DATASET": "pneumonia", "ALSO": [[9, 0.1]], "READING_SEEDS": []}
+    given["RESULTS"] = str(tmp_path / "results")
     papermill.execute_notebook(path, tmp_path / path.name, given, cwd=path.parent)
     table = pd.read_csv(tmp_path / "results" / "table_3.csv")
     ours = table[table.source == "ours"].method.tolist()
