@@ -13,22 +13,20 @@ from torch import nn
 from topgap_nb import inputs
 from topgap_nb.errors import UserError
 from topgap_nb.inputs import (
+    ALONE,
     SETTINGS,
-    as_cams,
     as_class_idx,
     as_epsilons,
-    as_fields,
-    as_gradients,
     as_hits,
     as_images,
     as_labels,
     as_logits,
-    as_maps,
     as_masks,
     as_network,
     as_number,
     as_positions,
     as_size,
+    as_values,
     gated,
     in_format_of,
 )
@@ -203,27 +201,27 @@ def test_masks_of_other_images_are_refused():
 
 
 def test_maps_must_be_scaled_and_fields_positive():
-    assert as_cams(HALF).equal(HALF.float())
-    assert as_cams(HALF.half() * 0.5).equal(HALF * 0.5)
-    assert as_fields(HALF[None] * 7.0).equal(HALF[None] * 7.0)
-    refused(r"span \[0, 255\]", as_cams, HALF * 255.0)
-    refused("uint8", as_cams, HALF.to(torch.uint8) * 255)
-    refused("not finite", as_cams, HALF * torch.nan)
-    refused(r"shape \(2, 2\)", as_cams, HALF[0])
+    assert as_values(HALF, "cams").equal(HALF.float())
+    assert as_values(HALF.half() * 0.5, "cams").equal(HALF * 0.5)
+    assert as_values(HALF[None] * 7.0, "fields").equal(HALF[None] * 7.0)
+    refused(r"span \[0, 255\]", as_values, HALF * 255.0, "cams")
+    refused("uint8", as_values, HALF.to(torch.uint8) * 255, "cams")
+    refused("not finite", as_values, HALF * torch.nan, "cams")
+    refused(r"shape \(2, 2\)", as_values, HALF[0], "cams")
     signed = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 3, 1, 1)
-    assert as_gradients(signed).equal(signed)
-    refused(r"give \(P, N, 3, H, W\)", as_gradients, signed[0])
-    refused(r"give \(P, N, 3, H, W\)", as_gradients, signed[:, :, :1])
-    refused("not finite", as_gradients, signed * torch.inf)
-    refused("negative", as_fields, -1.0 * HALF[None])
-    refused("shape", as_fields, HALF)
-    refused("not finite", as_fields, torch.full((1, 1, 2, 2), torch.inf))
+    assert as_values(signed, "gradients").equal(signed)
+    refused(r"give \(P, N, 3, H, W\)", as_values, signed[0], "gradients")
+    refused(r"give \(P, N, 3, H, W\)", as_values, signed[:, :, :1], "gradients")
+    refused("not finite", as_values, signed * torch.inf, "gradients")
+    refused("negative", as_values, -1.0 * HALF[None], "fields")
+    refused("shape", as_values, HALF, "fields")
+    refused("not finite", as_values, torch.full((1, 1, 2, 2), torch.inf), "fields")
 
 
 def test_unscaled_maps_have_any_sign_and_settings_that_are_lists_are_lists():
-    assert as_maps(-7.0 * HALF).equal(-7.0 * HALF)
-    refused(r"give \(N, h, w\)", as_maps, HALF[0])
-    refused("not finite", as_maps, HALF * torch.inf)
+    assert as_values(-7.0 * HALF, "maps").equal(-7.0 * HALF)
+    refused(r"give \(N, h, w\)", as_values, HALF[0], "maps")
+    refused("not finite", as_values, HALF * torch.inf, "maps")
     assert as_size(torch.tensor([3, 4])) == (3, 4)
     for wrong in (3, (3,), (3.0, 4), None, "ab"):
         refused("size = ", as_size, wrong)
@@ -413,12 +411,12 @@ MEANINGS = {
     "labels": (as_labels, (torch.int64,)),
     "class_idx": (lambda value: as_class_idx(value, 2, 3), (torch.int64,)),
     "masks": (as_masks, (torch.bool,)),
-    "cams": (as_cams, FLOATING),
-    "fields": (as_fields, FLOATING),
-    "gradients": (as_gradients, FLOATING),
+    "cams": (ALONE["cams"], FLOATING),
+    "fields": (ALONE["fields"], FLOATING),
+    "gradients": (ALONE["gradients"], FLOATING),
     "logits": (as_logits, FLOATING),
     "hits": (as_hits, (torch.bool,)),
-    "maps": (as_maps, FLOATING),
+    "maps": (ALONE["maps"], FLOATING),
 }
 
 

@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -287,70 +287,28 @@ def as_masks(masks: Any, shape: tuple[int, int, int] | None = None) -> Tensor:
     return masks != 0
 
 
-def as_cams(cams: Any) -> Tensor:
-    """Return explanation maps as floats (N, H, W) in [0, 1]; bool ones become 0 and 1.
+def as_values(values: Any, name: str) -> Tensor:
+    """Return maps, fields or gradients as finite floats of the shape and range of ``VALUES[name]``.
+
+    Bool ones become 0 and 1 where that is the range.
 
     Raises:
-        UserError: another shape or type, no pixel, values outside [0, 1], NaN.
+        UserError: another shape or type, no value, out of range, NaN or infinite.
     """
-    cams = _as_tensor(cams, "cams")
-    if cams.ndim != 3 or not cams.numel():
-        raise UserError(f"cams have the shape {tuple(cams.shape)}: give (N, H, W)")
-    if cams.dtype == torch.bool:
-        return cams.float()
-    cams = _as_floats(cams, "cams", "floats in [0, 1]")
-    low, high = _finite_extremes(cams, "cams")
-    if low < -ROUNDING or high > 1 + ROUNDING:
-        raise UserError(
-            f"cams span [{low:.3g}, {high:.3g}], not [0, 1]: `explanation_map` scales maps"
-        )
-    return cams
-
-
-def as_maps(maps: Any) -> Tensor:
-    """Return unscaled maps as floats (N, h, w).
-
-    Raises:
-        UserError: another shape or type, no position, NaN or infinite.
-    """
-    maps = _as_tensor(maps, "maps")
-    if maps.ndim != 3 or not maps.numel():
-        raise UserError(f"maps have the shape {tuple(maps.shape)}: give (N, h, w)")
-    maps = _as_floats(maps, "maps", "floats")
-    _finite_extremes(maps, "maps")
-    return maps
-
-
-def as_fields(fields: Any) -> Tensor:
-    """Return effective receptive fields as floats (P, N, H, W), >= 0.
-
-    Raises:
-        UserError: another shape or type, no pixel, a negative value, NaN or infinite.
-    """
-    fields = _as_tensor(fields, "fields")
-    if fields.ndim != 4 or not fields.numel():
-        raise UserError(f"fields have the shape {tuple(fields.shape)}: give (P, N, H, W)")
-    fields = _as_floats(fields, "fields", "floats, as erf_map returns them")
-    if _finite_extremes(fields, "fields")[0] < 0:
-        raise UserError("fields hold negative values: give what erf_map returns")
-    return fields
-
-
-def as_gradients(gradients: Any) -> Tensor:
-    """Return signed gradients by pixels as floats (P, N, 3, H, W).
-
-    Raises:
-        UserError: another shape or type, no pixel, NaN or infinite.
-    """
-    gradients = _as_tensor(gradients, "gradients")
-    if gradients.ndim != 5 or gradients.shape[2] != 3 or not gradients.numel():
-        raise UserError(
-            f"gradients have the shape {tuple(gradients.shape)}: give (P, N, 3, H, W), as "
-            f"erf_gradients returns them"
-        )
-    gradients = _as_floats(gradients, "gradients", "floats")
-    _finite_extremes(gradients, "gradients")
-    return gradients
+    kind = VALUES[name]
+    values = _as_tensor(values, name)
+    wrong = any(
+        side not in (None, size) for side, size in zip(kind.sides, values.shape, strict=False)
+    )
+    if values.ndim != len(kind.sides) or wrong or not values.numel():
+        raise UserError(f"{name} have the shape {tuple(values.shape)}: give {kind.shape}")
+    if values.dtype == torch.bool and kind.high == 1:
+        return values.float()
+    values = _as_floats(values, name, f"floats{kind.words}")
+    low, high = _finite_extremes(values, name)
+    if low < kind.low - ROUNDING * (kind.high == 1) or high > kind.high + ROUNDING:
+        raise UserError(f"{name} span [{low:.3g}, {high:.3g}]: {kind.hint}")
+    return values
 
 
 def as_logits(logits: Any, count: int | None = None) -> Tensor:
@@ -492,13 +450,34 @@ def _in_range(values: Tensor, classes: int | None, name: str) -> Tensor:
     return values
 
 
+class Values(NamedTuple):
+    """What ``as_values`` lets in: sides (None: any), the same in words, range, and what to do."""
+
+    sides: tuple[int | None, ...]
+    shape: str
+    low: float = -math.inf
+    high: float = math.inf
+    words: str = ""
+    hint: str = ""
+
+
+VALUES = {
+    "cams": Values(
+        (None,) * 3, "(N, H, W)", 0, 1, " in [0, 1]", "not [0, 1]: `explanation_map` scales maps"
+    ),
+    "maps": Values((None,) * 3, "(N, h, w)"),
+    "fields": Values(
+        (None,) * 4, "(P, N, H, W)", 0, math.inf, ", as erf_map returns them",
+        "a field is nowhere negative: give what erf_map returns",
+    ),
+    "gradients": Values(
+        (None, None, 3, None, None), "(P, N, 3, H, W), as erf_gradients returns them"
+    ),
+}  # fmt: skip
 ALONE = {
-    "cams": as_cams,
+    **{name: partial(as_values, name=name) for name in VALUES},
     "epsilons": as_epsilons,
-    "fields": as_fields,
-    "gradients": as_gradients,
     "logits": as_logits,
-    "maps": as_maps,
     "positions": as_positions,
     "size": as_size,
 }
