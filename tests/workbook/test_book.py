@@ -1,4 +1,4 @@
-"""The book as a site: readable copies of notebooks, terms linked, links that hold."""
+"""The book as a site: terms linked, links that hold."""
 
 import re
 import shutil
@@ -6,22 +6,14 @@ import shutil
 import nbformat
 import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_markdown_cell
 
 from topgap_nb import UserError
 from topgap_nb.store.layout import PROJECT, executed_folder
-from topgap_nb.workbook.book import WIDGET, build_book, link_terms, readable_copy
+from topgap_nb.workbook.book import build_book, link_terms
 from topgap_nb.workbook.notebooks import all_notebooks
 
 TERMS = ["attack distance", "robust accuracy", "attack budget", "IoU", "Square"]
-
-
-def code(source, *tags, outputs=()):
-    return new_code_cell(source, metadata={"tags": list(tags)}, outputs=list(outputs))
-
-
-def cells(*sources):
-    return readable_copy(new_notebook(cells=list(sources)), TERMS).cells
 
 
 def test_terms_are_linked_once_and_only_in_prose():
@@ -40,41 +32,6 @@ def test_terms_are_linked_once_and_only_in_prose():
     assert list(unseen.values()) == ["attack budget", "IoU", "Square"]
     # An IoU is a term; the "iou" within another word is not, nor is every square an attack.
     assert link_terms("previous, curious, a square", unseen) == "previous, curious, a square"
-
-
-def test_widgets_become_stills_and_progress_bars_go():
-    still = new_output("display_data", {WIDGET: {}, "image/png": "AA=="})
-    still.metadata = {"image/png": {"alt": "a still"}}
-    bar = new_output("display_data", {WIDGET: {}, "text/plain": "0%"})
-    (cell,) = cells(code("explore()", "solution", outputs=[bar, still]))
-    assert [set(output.data) for output in cell.outputs] == [{"image/png"}]
-    assert cell.metadata.mystnb.image.alt == "a still"
-    assert "hide-cell" in cell.metadata.tags
-
-
-def test_imports_and_checks_are_folded_and_experiments_are_not():
-    imports = "import torch\n\nfrom topgap_nb import (\n    attack,\n    pgd,\n)\n"
-    folded, check, mixed = cells(
-        code(imports), code("check_answer(a, {})", "check"), code("import torch\ntorch.ones(2)")
-    )
-    assert "hide-input" in folded.metadata.tags
-    assert "hide-input" in check.metadata.tags
-    assert mixed.metadata.tags == []
-
-
-def test_parameters_are_shown_once():
-    declared = code("PROFILE = 'demo'\nIMAGES = 8\nRESULTS = ''", "parameters")
-    same = code('# Parameters\nPROFILE = "demo"\nRESULTS = "/tmp/x"', "injected-parameters")
-    other = code('# Parameters\nPROFILE = "demo"\nIMAGES = 9\n', "injected-parameters")
-    assert [cell.source for cell in cells(declared, same)] == [declared.source]
-    # What was not run as declared is shown.
-    assert [cell.source for cell in cells(declared, other)] == [declared.source, "IMAGES = 9"]
-
-
-def test_intervals_are_not_broken():
-    table = "<td>0.251 [-0.233, 0.269]</td><td>a [list, of, three]</td>"
-    (cell,) = cells(code("table", outputs=[new_output("display_data", {"text/html": table})]))
-    assert cell.outputs[0].data["text/html"] == table.replace("-0.233, ", "-0.233,&nbsp;")
 
 
 @pytest.fixture

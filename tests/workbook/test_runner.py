@@ -110,6 +110,9 @@ def test_a_notebook_gets_its_parameters_and_leaves_its_outputs(shelf):
     assert (where / "figures" / "shares.csv").read_text() == "ring,1.0"
     assert (where / "records" / "01_a.jsonl").exists()
     copy = nbformat.read(where / "executed" / "01_a.ipynb", as_version=4)
+    page = (where / "figures" / "01_a.md").read_text()
+    assert page.startswith("# 01 · A title")
+    assert "smoke ring 1.0 /" in page
     printed = [out["text"] for cell in copy.cells for out in cell.get("outputs", [])]
     assert printed[0].startswith("smoke ring 1.0 /")
     # Its share of the cores, and folders that mean the same from where it runs.

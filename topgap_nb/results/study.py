@@ -238,7 +238,7 @@ class Study:
     def figure(self, fig: plt.Figure, name: str, alt: str) -> None:
         """Save a figure with its description, and show it once."""
         save_figure(fig, self.folder / name, alt)
-        display(fig, metadata={"image/png": {"alt": alt}})
+        display(fig, metadata={"image/png": {"alt": alt, "figure": name}})
         plt.close(fig)
 
     def provenance(self, number: str = "") -> str:

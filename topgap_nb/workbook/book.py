@@ -3,7 +3,6 @@
 ``docs/`` holds Sphinx's settings and the pages that are written by hand.
 """
 
-import ast
 import re
 import shutil
 import subprocess
@@ -17,11 +16,10 @@ from topgap_nb.errors import UserError
 from topgap_nb.store.fingerprint import public_names
 from topgap_nb.store.layout import NOTEBOOKS, PROJECT, executed_folder, results_folder, runs_root
 from topgap_nb.workbook.notebooks import all_notebooks
+from topgap_nb.workbook.reading_edition import readable_copy, unbroken
 from topgap_nb.workbook.readme import verdict_table
-from topgap_nb.workbook.student import exercise_part
 
 DOCS = PROJECT / "docs"
-WIDGET = "application/vnd.jupyter.widget-view+json"
 NO_PROSE = (
     r"(?s:```.*?```)|\$\$[^$]+\$\$|\$[^$\n]+\$|`[^`\n]*`|\[[^\]]*\]\([^)]*\)|<[^>]*>|^[#|].*$"
 )
@@ -52,12 +50,16 @@ def build_book(profile: str = "demo", target: Path | None = None) -> Path:
     shutil.copy(pictured, source)
     terms = re.findall(r"^(\S.*)\n  ", (DOCS / "glossary.md").read_text(), flags=re.MULTILINE)
     for path in chapters:
-        page = readable_copy(nbformat.read(path, as_version=4), terms)
+        unseen = {term.lower(): term for term in terms}
+        page = readable_copy(nbformat.read(path, as_version=4))
+        for cell in page.cells:
+            if cell.cell_type == "markdown":
+                cell.source = link_terms(cell.source, unseen)
         page.cells[0].source = page.cells[0].source.replace("# ", f"# {path.name[:2]} · ", 1)
         nbformat.write(page, source / path.name)
     teaching = (NOTEBOOKS / "README.md").read_text().replace("(../README.md", "(index.md")
     (source / "teaching.md").write_text(teaching)
-    (source / "verdicts.md").write_text(_unbroken(verdict_table(results, notebooks="")))
+    (source / "verdicts.md").write_text(unbroken(verdict_table(results, notebooks="")))
     (source / "functions.md").write_text(functions_page())
     sphinx = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     built = subprocess.run([*sphinx, str(source), str(target)], capture_output=True, text=True)
@@ -76,47 +78,6 @@ def functions_page() -> str:
             f"   :template: entry.rst\n   :nosignatures:\n\n{listed}\n```\n"
         )
     return page
-
-
-def readable_copy(book: nbformat.NotebookNode, terms: list[str]) -> nbformat.NotebookNode:
-    """Prepare an executed notebook for readers.
-
-    Stills for widgets, imports and solutions folded, the first mention of each of the glossary's
-    ``terms`` linked, and of the injected parameters those that differ from the declared ones.
-    """
-    unseen, declared = {term.lower(): term for term in terms}, []
-    book.metadata.pop("widgets", None)
-    for cell in book.cells:
-        if cell.cell_type == "markdown":
-            cell.source = link_terms(cell.source, unseen)
-            continue
-        tags, part = cell.metadata.get("tags", []), exercise_part(cell)
-        if "parameters" in tags:
-            declared = _statements(cell.source)
-        if "injected-parameters" in tags:
-            # Where the results went is a matter of this machine.
-            changed = [line for line in _statements(cell.source) if line not in declared]
-            cell.source = "\n".join(li for li in changed if not li.startswith("RESULTS ="))
-        if part == "solution":
-            cell.metadata["tags"] = [*tags, "hide-cell"]
-        elif part == "check" or _only_imports(cell.source):
-            cell.metadata["tags"] = [*tags, "hide-input"]
-            about = {"code_prompt_show": "Show the code", "code_prompt_hide": "Hide the code"}
-            cell.metadata["mystnb"] = about
-        # A widget without a still is a progress bar.
-        cell.outputs = [
-            out for out in cell.outputs
-            if WIDGET not in out.get("data", {}) or "image/png" in out.data
-        ]  # fmt: skip
-        for out in cell.outputs:
-            data = out.get("data", {})
-            data.pop(WIDGET, None)
-            if "text/html" in data:
-                data["text/html"] = _unbroken(data["text/html"])
-            if alt := out.get("metadata", {}).get("image/png", {}).get("alt"):
-                cell.metadata["mystnb"] = {"image": {"alt": alt}}
-    book.cells = [cell for cell in book.cells if cell.source]
-    return book
 
 
 def link_terms(text: str, unseen: dict[str, str]) -> str:
@@ -139,16 +100,3 @@ def link_terms(text: str, unseen: dict[str, str]) -> str:
         for term in sorted(unseen.values(), key=len, reverse=True)
     )
     return re.sub(rf"{NO_PROSE}|(?<![\w-])(?P<term>{wanted})(?![\w-])", link, text, flags=FLAGS)
-
-
-def _only_imports(source: str) -> bool:
-    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
-
-
-def _statements(source: str) -> list[str]:
-    return [ast.unparse(node) for node in ast.parse(source).body]
-
-
-def _unbroken(text: str) -> str:
-    """Keep intervals on one line: a narrow column may break before them, not inside."""
-    return re.sub(r"\[(\S+), (\S+)\]", r"[\1,&nbsp;\2]", text)

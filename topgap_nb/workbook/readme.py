@@ -59,7 +59,7 @@ def fill_readme(profile: str = "demo") -> None:
             f"range]({pictures}/scoreboard.png)"
         ),
         "real": real_table(results_folder("real")),
-        "notebooks": notebook_table(took),
+        "notebooks": notebook_table(took, shown),
         "total": f"{took[WHOLE]:.0f}",
         "hardware": hardware,
     }
@@ -246,14 +246,21 @@ def _size(row: pd.Series, column: str, trainings: bool = True) -> str:
     return f"n = {n:.0f} × {n_trainings:.0f}" if trainings else f"n = {n:.0f}"
 
 
-def notebook_table(took: dict[str, float]) -> str:
-    """Return the table of notebooks: title, tables and figures, minutes."""
+def notebook_table(took: dict[str, float], profile: str = "demo") -> str:
+    """Return the table of notebooks: title, tables and figures, minutes.
+
+    Args:
+        took: {notebook: minutes}.
+        profile: whose pages of the reading edition the titles lead to, where they are made.
+    """
     rows = []
     for path in all_notebooks():
         book = nbformat.read(path, as_version=4)
         title = book.cells[0].source.splitlines()[0].lstrip("# ")
         outputs = ", ".join(name.split(".")[0] for name in promised_outputs(book))
         link = f"[{path.stem}](notebooks/{path.name})"
+        if (results_folder(profile) / f"{path.stem}.md").exists():
+            title = f"[{title}](figures/{profile}/{path.stem}.md)"
         rows.append(f"{link} | {title} | {outputs} | {took[path.stem]:.1f}")
     return _table("notebook | question | writes | minutes", rows)
 

@@ -1,0 +1,162 @@
+"""Executed notebooks for readers: pages of Markdown beside their figures, and what the book shows.
+
+The reading edition can be read wherever the repository is hosted, with nothing installed.
+Pictures are the committed figures, tables are Markdown, and solutions stay in the notebooks.
+"""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import MarkdownExporter
+from nbformat.v4 import new_markdown_cell
+
+from topgap_nb.store.layout import notebooks_root
+from topgap_nb.workbook.notebooks import all_notebooks
+from topgap_nb.workbook.student import exercise_part
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# A cell that calls this fills numbers into sentences: they are the point, and its code is folded.
+SENTENCES = "study.say("
+TEMPLATE = """{% extends "markdown/index.md.j2" %}
+{% block input %}
+{% if "hide-input" in cell.metadata.get("tags", []) %}
+<details><summary>Show the code</summary>
+
+{{ super() }}
+</details>
+{% else %}
+{{ super() }}
+{% endif %}
+{% endblock input %}
+"""
+# A link to a file of the project; addresses and places on the same page stay as they are.
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
+
+
+def reading_page(book: nbformat.NotebookNode, name: str, folder: Path, about: str) -> str:
+    """Return an executed notebook as a page of Markdown.
+
+    Args:
+        book: with its outputs; pictures from ``Study.figure`` are linked by their names.
+        name: of the notebook, such as ``04_adversarial_attacks``.
+        folder: where the page and the figures stand; links start there.
+        about: how the numbers were made, below the title.
+    """
+    page = readable_copy(book)
+    page.cells = [c for c in page.cells if exercise_part(c) not in ("solution", "check")]
+    source = os.path.relpath(notebooks_root() / f"{name}.ipynb", folder)
+    title, _, rest = page.cells[0].source.partition("\n")
+    intro = f"*{about} The notebook itself: [{name}.ipynb]({source}).*"
+    page.cells[0].source = f"{title.replace('# ', f'# {name[:2]} · ', 1)}\n\n{intro}\n{rest}"
+    for cell in page.cells:
+        if cell.cell_type == "markdown":
+            cell.source = LINK.sub(lambda found: _link(found[1], folder), cell.source)
+            continue
+        for output in cell.outputs:
+            if text := _as_markdown(output, folder):
+                output.data = {"text/markdown": text}
+    page.cells.append(new_markdown_cell(_neighbours(name), id="neighbours"))
+    body, _ = MarkdownExporter(raw_template=TEMPLATE).from_notebook_node(page)
+    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+
+
+def _as_markdown(output: nbformat.NotebookNode, folder: Path) -> str:
+    """Return a picture or a table as Markdown; empty for what is text already."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        picture = output.metadata.get("image/png", {})
+        if (figure := picture.get("figure")) and (folder / f"{figure}.png").exists():
+            return f"![{picture['alt']}]({figure}.png)"
+        return f"*{data['text/plain']}*"
+    return markdown_table(data["text/html"]) if "<table" in data.get("text/html", "") else ""
+
+
+def markdown_table(html: str) -> str:
+    """Return the first table of a page as Markdown; a first column of blanks is left out."""
+    lines = BeautifulSoup(html, "html.parser").table.find_all("tr")
+    rows = [
+        [
+            " ".join(cell.get_text().split()).replace("|", "\\|")
+            for cell in line.find_all(["th", "td"])
+        ]
+        for line in lines
+    ]
+    if not any(row[0] for row in rows):
+        rows = [row[1:] for row in rows]
+    # Words of a column's name, which Markdown may break.
+    rows[0] = [name.replace("_", " ") for name in rows[0]]
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
+
+
+def _link(target: str, folder: Path) -> str:
+    """Return a notebook's link as one from the page: to a page, where it leads to a notebook."""
+    file = notebooks_root() / target
+    if file.suffix == ".ipynb" and file.parent == notebooks_root():
+        return f"{file.stem}.md"
+    return os.path.relpath(file, folder)
+
+
+def _neighbours(name: str) -> str:
+    names = [path.stem for path in all_notebooks()]
+    place = names.index(name)
+    before = [f"[← {other}]({other}.md)" for other in names[:place][-1:]]
+    after = [f"[{other} →]({other}.md)" for other in names[place + 1 :][:1]]
+    return "---\n\n" + " · ".join([*before, *after])
+
+
+def readable_copy(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Prepare an executed notebook for readers.
+
+    Stills stand for widgets; imports, solutions and what fills in sentences are folded; of the
+    injected parameters, those remain that differ from the declared ones.
+    """
+    declared = []
+    book.metadata.pop("widgets", None)
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            continue
+        tags, part = cell.metadata.get("tags", []), exercise_part(cell)
+        if "parameters" in tags:
+            declared = _statements(cell.source)
+        if "injected-parameters" in tags:
+            # Where the results went is a matter of this machine.
+            changed = [line for line in _statements(cell.source) if line not in declared]
+            cell.source = "\n".join(li for li in changed if not li.startswith("RESULTS ="))
+        if part == "solution":
+            cell.metadata["tags"] = [*tags, "hide-cell"]
+        elif part == "check" or _only_imports(cell.source) or SENTENCES in cell.source:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+            about = {"code_prompt_show": "Show the code", "code_prompt_hide": "Hide the code"}
+            cell.metadata["mystnb"] = about
+        # A widget without a still is a progress bar.
+        cell.outputs = [
+            out for out in cell.outputs
+            if WIDGET not in out.get("data", {}) or "image/png" in out.data
+        ]  # fmt: skip
+        for out in cell.outputs:
+            data = out.get("data", {})
+            data.pop(WIDGET, None)
+            if "text/html" in data:
+                data["text/html"] = unbroken(data["text/html"])
+            if alt := out.get("metadata", {}).get("image/png", {}).get("alt"):
+                cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    book.cells = [cell for cell in book.cells if cell.source]
+    return book
+
+
+def unbroken(text: str) -> str:
+    """Keep intervals on one line: a narrow column may break before them, not inside."""
+    return re.sub(r"\[(\S+), (\S+)\]", r"[\1,&nbsp;\2]", text)
+
+
+def _only_imports(source: str) -> bool:
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+
+
+def _statements(source: str) -> list[str]:
+    return [ast.unparse(node) for node in ast.parse(source).body]
