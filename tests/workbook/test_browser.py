@@ -1,4 +1,4 @@
-"""The workbook in a real browser: Chromium without a screen on a JupyterLab of our own."""
+"""The workbook in a real browser: Chromium without a screen on a JupyterLab, and on the book."""
 
 import json
 import os
@@ -14,9 +14,13 @@ import urllib.request
 
 import nbformat
 import pytest
+import torch
+import torch.nn.functional as F
 
-from topgap_nb import load_profile
-from topgap_nb.store.layout import notebooks_root, project_root
+from topgap_nb import load_profile, optimum, top_gap_loss, top_k_pool
+from topgap_nb.store.layout import executed_folder, notebooks_root, project_root
+from topgap_nb.workbook.book import build_book
+from topgap_nb.workbook.notebooks import all_notebooks
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [
@@ -237,3 +241,90 @@ def test_a_tab_closed_while_an_explorer_computes_loses_nothing(browser, lab, req
     page.locator(".jp-OutputArea-output .widget-vbox").nth(2).wait_for()
     move(page, 1, 0, "End", "explorer_opened_again")
     assert errors(page) == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The book of notebooks that need not have run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOPGAP_RUNS", str(tmp_path_factory.mktemp("runs")))
+        executed = executed_folder("demo")
+        executed.mkdir(parents=True)
+        for path in all_notebooks():
+            shutil.copy(path, executed)
+        return build_book("demo").parent
+
+
+@pytest.fixture
+def explorers(browser, site):
+    """The book's page of explorers that need no kernel, as wide as a phone."""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((site / "explorers.html").as_uri())
+    yield page
+    page.screenshot(path=SCREENS / "book_explorers.png", full_page=True)
+    page.close()
+
+
+def test_the_books_explorers_compute_what_the_package_does(explorers):
+    torch.manual_seed(0)
+    maps = torch.randn(1, 8, 6, 6, dtype=torch.float64)
+    maps[:, 2:] = maps[:, 1:2]
+    flat = [maps[0, i].flatten().tolist() for i in (0, 1)]
+    for k, weight, reading in [(4, 1.0, "mean"), (36, 0.2, "positions"), (1, 3.0, "sum")]:
+        setting = [k, weight, reading]
+        found = explorers.evaluate("([a, b, ...s]) => topgap.state(a, b, ...s)", [*flat, *setting])
+        logits = top_k_pool(maps, k)
+        terms = top_gap_loss(logits, maps, torch.tensor([0]), weight, reading)
+        assert found["crossEntropy"] == pytest.approx(terms.cross_entropy.item())
+        assert found["loss"] == pytest.approx(terms.total.item())
+        assert found["p"] == pytest.approx(logits.softmax(1)[0, 0].item())
+        best, theirs = (
+            optimum(k, (6, 6), 8, weight, reading),
+            explorers.evaluate("(s) => topgap.optimum(...s)", setting),
+        )
+        ours = {"residual": best.residual, "value": best.value, "loss": best.loss}
+        assert theirs == pytest.approx(ours)
+    for gap in (-3.0, 0.0, 5.0, 20.0, 60.0, 120.0):
+        logits = torch.tensor([[gap / 2, -gap / 2]], requires_grad=True)
+        loss = F.cross_entropy(logits, torch.tensor([0]))
+        loss.backward()
+        slope = (logits.grad[0, 0] - logits.grad[0, 1]).item() / 2
+        found = explorers.evaluate("(gap) => topgap.singlePrecision(gap)", gap)
+        assert found["loss"] == pytest.approx(loss.item(), rel=1e-5, abs=1e-12)
+        assert found["slope"] == pytest.approx(slope, rel=1e-4, abs=1e-40)
+
+
+def test_the_books_explorers_answer_on_a_phone(explorers):
+    maps, attack = explorers.locator(".explorer").nth(0), explorers.locator(".explorer").nth(1)
+    words = maps.locator(".explorer-words")
+    # Maps that settle end where the package says.
+    maps.get_by_role("button", name="noise").click()
+    maps.get_by_role("button", name="let it settle").click()
+    best = optimum(4, (6, 6), 8, 1.0)
+    explorers.wait_for_function(
+        "(value) => document.querySelector('.explorer-words').textContent.startsWith(value)",
+        arg=f"Score {best.value:.3f}",
+    )
+    assert f"the loss {best.loss:.3f}" in words.inner_text()
+    # A drag lifts one position, and only through its share of the k.
+    maps.get_by_role("button", name="clear").click()
+    board = maps.locator("canvas").first
+    board.scroll_into_view_if_needed()
+    box = board.bounding_box()
+    explorers.mouse.move(box["x"] + 60, box["y"] + 60)
+    explorers.mouse.down()
+    explorers.mouse.move(box["x"] + 60, box["y"] + 12)
+    explorers.mouse.up()
+    assert words.inner_text().startswith("Score 1.000")
+    maps.locator("input").first.fill("1")
+    assert words.inner_text().startswith("Score 4.000")
+    maps.locator("select").select_option("sum")
+    assert "the score 0.000" in words.inner_text()
+    # Larger logits stop the attack on cross-entropy, and not that on the margin.
+    words = attack.locator(".explorer-words")
+    assert "attack on cross-entropy breaks the image" in words.inner_text()
+    attack.locator("input").fill("3")
+    assert "attack on cross-entropy does not break the image" in words.inner_text()
+    assert explorers.evaluate("() => topgap.alongMargin().at(-1) > topgap.BREAKS")
+    # Nothing is wider than the phone.
+    assert explorers.evaluate("() => document.documentElement.scrollWidth") <= 390
