@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 READY := $(ENV)/.topgap-ready
 FOLDER ?= notebooks
 
-.PHONY: help setup reproduce real paper readme test quick lab book student handout lint bench lock clean
+.PHONY: help setup reproduce real paper readme test quick lab book slides student handout lint bench lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ lab: setup  ## open JupyterLab on the notebooks, or FOLDER=student; OPTIONS="...
 
 book: setup  ## build the notebooks that `make reproduce` executed into a site
 	topgap book
+
+slides: setup  ## turn the notebooks that `make reproduce` executed into presentations
+	topgap slides
 
 student: setup  ## write the notebooks without the solutions of their exercises into student/
 	topgap student

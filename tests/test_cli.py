@@ -29,6 +29,7 @@ COMMANDS = {
     ("tables",): "Print result tables",
     ("student",): "Write the notebooks with the solutions",
     ("book",): "Build the executed notebooks into a site",
+    ("slides",): "Turn the executed notebooks into presentations",
 }
 
 
@@ -55,6 +56,7 @@ def refused(*words):
         (["report", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
         (["tables", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
         (["book", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
+        (["slides", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
         (["train", "--profile", "dmo"], "topgap: profile 'dmo' is unknown: there are demo"),
         (["report", "--profile", "smoke"], "topgap: no records of profile 'smoke' yet: `topgap"),
         (["data", "prepare", "plantd"], "topgap: data set 'plantd' is unknown"),

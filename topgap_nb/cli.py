@@ -249,6 +249,20 @@ def book(profile: str) -> None:
     click.echo(f"open {build_book(load_profile(profile).name)} in a browser")
 
 
+@main.command()
+@click.option("--profile", default="demo", show_default=True, help="Whose executed notebooks.")
+@click.option("--reveal", default="", help="Folder of reveal.js, for a room without internet.")
+def slides(profile: str, reveal: str) -> None:
+    """Turn the executed notebooks into presentations with speaker's notes."""
+    from topgap_nb.training.profile import load_profile
+    from topgap_nb.workbook.slides import write_slides
+
+    written = write_slides(load_profile(profile).name, reveal)
+    click.echo(
+        f"{len(written)} presentations in {written[0].parent}: open one, and press S for notes"
+    )
+
+
 def _k(text: str) -> int | float | str:
     if text in ("auto", "learnt"):
         return text
