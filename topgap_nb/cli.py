@@ -251,13 +251,15 @@ def book(profile: str) -> None:
 
 @main.command()
 @click.option("--profile", default="demo", show_default=True, help="Whose executed notebooks.")
-@click.option("--reveal", default="", help="Folder of reveal.js, for a room without internet.")
-def slides(profile: str, reveal: str) -> None:
-    """Turn the executed notebooks into presentations with speaker's notes."""
+def slides(profile: str) -> None:
+    """Turn the executed notebooks into presentations with speaker's notes.
+
+    They load reveal.js and MathJax when they are shown; for a room without internet, `topgap book`.
+    """
     from topgap_nb.training.profile import load_profile
     from topgap_nb.workbook.slides import write_slides
 
-    written = write_slides(load_profile(profile).name, reveal)
+    written = write_slides(load_profile(profile).name)
     click.echo(
         f"{len(written)} presentations in {written[0].parent}: open one, and press S for notes"
     )

@@ -33,6 +33,14 @@ def test_headings_and_formulas_are_shown_and_prose_is_spoken():
     ]
 
 
+def test_a_heading_is_not_left_alone():
+    cell = new_markdown_cell("### A ceiling\n\nThe minimum is a score. Many maps have it.")
+    assert talk(cell) == [
+        ("slide", "### A ceiling\n\nThe minimum is a score."),
+        ("notes", "The minimum is a score. Many maps have it."),
+    ]
+
+
 def test_a_picture_joins_the_heading_above_it_and_leaves_its_code_behind():
     (heading, picture, second) = talk(
         new_markdown_cell("### Figure 2"), new_code_cell("draw()", outputs=[PICTURE]),
@@ -80,10 +88,9 @@ def test_every_notebook_becomes_a_page_with_its_pictures_inside(runs):
     )
     for path in all_notebooks():
         (folder / path.name).write_text(writes(book))
-    pages = write_slides("demo", reveal="reveal.js")
+    pages = write_slides("demo")
     assert [page.stem for page in pages] == [path.stem for path in all_notebooks()]
     text = pages[0].read_text()
     assert re.search(r"<section>\s*<section>.*Why\?", text, flags=re.DOTALL)
     assert "data:image/png;base64,AA==" in text
-    assert "reveal.js/dist/reveal.css" in text
     assert "d()" not in text

@@ -22,29 +22,31 @@ ROWS_OF_A_TABLE = 10
 COLUMNS_OF_A_TABLE = 9
 # Of a Markdown cell, what is shown; the other paragraphs are spoken.
 SHOWN = re.compile(r"#|\$\$|- |\d+\. |\*\*Predict first")
+# Shown where a heading would be alone; the whole paragraph is spoken.
+FIRST_SENTENCE = re.compile(r"[^|$`]+?[.?!](?=\s|$)")
 # Tables that say how a notebook is run.
 BOOKKEEPING = re.compile(r"\| (At a glance|Parameter)")
 
 
-def write_slides(profile: str = "demo", reveal: str = "") -> list[Path]:
+def write_slides(profile: str = "demo") -> list[Path]:
     """Write a presentation for each executed notebook, ``runs/<profile>/slides/NN.html``.
+
+    Pictures and text are inside; the page loads reveal.js and MathJax when it is shown.
 
     Args:
         profile: ``topgap run --profile`` must have run it.
-        reveal: folder or address of reveal.js, for a room without internet; by default nbconvert's.
 
     Raises:
         UserError: a notebook has not been executed.
     """
     written = []
-    options = {"reveal_url_prefix": reveal} if reveal else {}
     for path in all_notebooks():
         executed = executed_folder(profile) / path.name
         if not executed.exists():
             raise UserError(f"{executed} is missing: `topgap run --profile {profile}` makes it")
         talk = slides_of(nbformat.read(executed, as_version=4))
-        exporter = SlidesExporter(reveal_theme="simple", reveal_scroll=True, **options)
-        exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+        exporter = SlidesExporter(reveal_theme="simple", reveal_scroll=True, exclude_input=True)
+        exporter.exclude_output_prompt = True
         page, _ = exporter.from_notebook_node(talk)
         target = runs_root() / profile / "slides" / f"{path.stem}.html"
         write_atomic(target, page)
@@ -73,6 +75,8 @@ def _from_markdown(cell: nbformat.NotebookNode) -> list[tuple[str, nbformat.Note
     paragraphs = [p for p in re.split(r"\n\s*\n", cell.source) if not BOOKKEEPING.match(p)]
     shown = [p for p in paragraphs if SHOWN.match(p.lstrip())]
     spoken = [p for p in paragraphs if p not in shown]
+    if len(shown) == 1 and spoken and (first := FIRST_SENTENCE.match(spoken[0])):
+        shown.append(first[0])
     parts = [("slide", new_markdown_cell("\n\n".join(shown)))] if shown else []
     return parts + _notes("\n\n".join(spoken))
 
@@ -88,7 +92,7 @@ def _from_code(cell: nbformat.NotebookNode) -> list[tuple[str, nbformat.Notebook
         data = _data(output)
         if "image/png" in data:
             # Without its code: the picture fills the slide.
-            picture = new_code_cell("", outputs=[output], metadata={"hide_input": True})
+            picture = new_code_cell("", outputs=[output])
             parts.append(("slide", picture))
         elif "<table" in data.get("text/html", ""):
             table = markdown_table(data["text/html"])
