@@ -210,6 +210,8 @@ def test_the_handout_is_the_workbook_without_answers(tmp_path):
         needed = ("Makefile", "requirements.lock", "README.md", "notebooks/profiles/demo.yaml")
         assert {f"topgap/{name}" for name in needed} < set(names)
         assert not any(name.startswith(("topgap/tests/", "topgap/.ci/")) for name in names)
+        assert "topgap/notebooks/README.md" in names
+        assert "topgap/notebooks/teacher.md" not in names
         for name, book in BOOKS.items():
             content = handout.read(f"topgap/notebooks/{name}.ipynb").decode()
             given = nbformat.reads(content, as_version=4)

@@ -58,6 +58,8 @@ def build_book(profile: str = "demo", target: Path | None = None) -> Path:
         page.cells[0].source = page.cells[0].source.replace("# ", f"# {path.name[:2]} · ", 1)
         nbformat.write(page, source / path.name)
     teaching = (NOTEBOOKS / "README.md").read_text().replace("(../README.md", "(index.md")
+    # The book is for the class, too; that page has the answers.
+    teaching = teaching.replace("[teacher.md](teacher.md)", "`notebooks/teacher.md`")
     (source / "teaching.md").write_text(teaching)
     (source / "verdicts.md").write_text(unbroken(verdict_table(results, notebooks="")))
     (source / "functions.md").write_text(functions_page())

@@ -16,8 +16,8 @@ from topgap_nb.workbook.notebooks import all_notebooks
 
 STUDENT = PROJECT / "student"
 HANDOUT = PROJECT / "handout.zip"
-# Tests hold answers, right and wrong, and fail where the solutions are stubs.
-NOT_HANDED_OUT = ("tests/", ".ci/")
+# Tests and the teacher's page hold answers; tests fail where the solutions are stubs.
+NOT_HANDED_OUT = ("tests/", ".ci/", "notebooks/teacher.md")
 
 
 def exercise_part(cell: nbformat.NotebookNode) -> str | None:
