@@ -226,17 +226,25 @@ def tables(names: tuple[str, ...], profile: str, latex: bool) -> None:
 @main.command()
 @click.option("--folder", type=click.Path(), help="By default student/ of the project.")
 @click.option("--handout", is_flag=True, help="The whole workbook like that, as handout.zip.")
-def student(folder: str | None, handout: bool) -> None:
-    """Write the notebooks with the solutions of their exercises left out."""
+@click.option("--nbgrader", is_flag=True, help="With solutions, as nbgrader's source/topgap.")
+def student(folder: str | None, handout: bool, nbgrader: bool) -> None:
+    """Write the notebooks with the solutions of their exercises left out.
+
+    With --nbgrader they are marked instead, and the checks carry points: `nbgrader
+    generate_assignment topgap` leaves them out, and `nbgrader autograde topgap` grades what comes
+    back. It executes whole notebooks, so run `make reproduce` on that machine first.
+    """
     from pathlib import Path
 
-    from topgap_nb.workbook.student import STUDENT, write_handout, write_student_edition
+    from topgap_nb.workbook.student import GRADING, STUDENT, write_handout, write_student_edition
 
     if handout:
         click.echo(f"the workbook without solutions and tests: {write_handout()}")
         return
-    written = write_student_edition(Path(folder) if folder else STUDENT)
-    click.echo(f"{len(written)} notebooks without solutions in {written[0].parent}")
+    target = Path(folder) if folder else GRADING if nbgrader else STUDENT
+    written = write_student_edition(target, nbgrader)
+    kind = "for nbgrader, with solutions," if nbgrader else "without solutions"
+    click.echo(f"{len(written)} notebooks {kind} in {written[0].parent}")
 
 
 @main.command()

@@ -2,8 +2,11 @@
 
 import ast
 import itertools
+import os
 import subprocess
+import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -21,6 +24,7 @@ from topgap_nb.workbook.exercises import UNANSWERED, strip_solution
 from topgap_nb.workbook.notebooks import all_notebooks
 from topgap_nb.workbook.student import (
     exercise_part,
+    grading_edition,
     student_edition,
     write_handout,
     write_student_edition,
@@ -250,3 +254,71 @@ def test_an_unanswered_exercise_ends_in_one_line(tmp_path):
     assert (caught.value.ename, caught.value.evalue) == ("NotYet", UNANSWERED)
     last = nbformat.read(executed, as_version=4).cells[-1]
     assert last.outputs[0].traceback == [f"Not yet: {UNANSWERED}"]
+
+
+@pytest.fixture
+def course(tmp_path, monkeypatch):
+    """nbgrader's course of one notebook with one exercise; returns its API and its folder."""
+    apps = pytest.importorskip("nbgrader.apps")
+    from traitlets.config import Config
+
+    # nbgrader calls a program that is installed beside it.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    cells = [
+        nbformat.v4.new_code_cell("from topgap_nb import check_answer"),
+        nbformat.v4.new_markdown_cell(
+            "### Exercise 04.2 · Twice\n\n*Program the method. Practises: doubling.*\n\nWrite it.",
+            metadata={"tags": ["exercise"]},
+        ),
+        nbformat.v4.new_code_cell(
+            'def twice(x):\n    """Return 2 x."""\n    return 2 * x',
+            metadata={"tags": ["solution"]},
+        ),
+        nbformat.v4.new_code_cell(
+            "check_answer(twice, {'twice 3 is 6': lambda f: f(3) == 6})",
+            metadata={"tags": ["check"]},
+        ),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    (tmp_path / "source" / "topgap").mkdir(parents=True)
+    nbformat.write(grading_edition(book), tmp_path / "source" / "topgap" / "04.ipynb")
+    config = Config()
+    config.CourseDirectory.root = str(tmp_path)
+    config.CourseDirectory.db_url = f"sqlite:///{tmp_path / 'gradebook.db'}"
+    return apps.NbGraderAPI(config=config), tmp_path
+
+
+@pytest.mark.slow
+def test_nbgrader_releases_without_answers_and_grades_what_comes_back(course):
+    api, root = course
+    assert api.generate_assignment("topgap")["success"]
+    released = nbformat.read(root / "release" / "topgap" / "04.ipynb", as_version=4)
+    (stub,) = (cell for cell in released.cells if exercise_part(cell) == "solution")
+    assert "2 * x" not in stub.source
+    assert stub.source.startswith('def twice(x):\n    """Return 2 x."""\n    raise')
+    for student, answer in (("ada", "lambda x: x + x"), ("bob", "lambda x: x"), ("eve", "...")):
+        stub.source = f"twice = {answer}"
+        folder = root / "submitted" / student / "topgap"
+        folder.mkdir(parents=True)
+        nbformat.write(released, folder / "04.ipynb")
+        assert api.autograde("topgap", student)["success"]
+    with api.gradebook as gradebook:
+        found = {s: gradebook.find_submission("topgap", s) for s in ("ada", "bob", "eve")}
+        assert {s: (one.score, one.max_score) for s, one in found.items()} == {
+            "ada": (2, 2), "bob": (0, 2), "eve": (0, 2),
+        }  # fmt: skip
+
+
+def test_every_exercise_can_be_graded_and_has_a_name_of_its_own():
+    names = []
+    for book in BOOKS.values():
+        for cell in grading_edition(book).cells:
+            part, about = exercise_part(cell), cell.metadata.get("nbgrader")
+            assert bool(about) == (part in ("solution", "check"))
+            if about:
+                names.append(about["grade_id"])
+                assert about["solution"] == (not about["grade"]) == (part == "solution")
+                assert ("points" in about) == about["grade"]
+    assert len(names) == len(set(names)) == 2 * len(PARTS)
+    assert "check-00-1" in names

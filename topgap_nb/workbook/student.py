@@ -1,7 +1,8 @@
-"""The student edition: the same notebooks with the solutions left out."""
+"""The student edition: notebooks with the solutions left out, by hand or by nbgrader."""
 
 import copy
 import io
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -16,6 +17,9 @@ from topgap_nb.workbook.notebooks import all_notebooks
 
 STUDENT = PROJECT / "student"
 HANDOUT = PROJECT / "handout.zip"
+GRADING = PROJECT / "source" / "topgap"
+# nbgrader's marks.
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 # Tests and the teacher's page hold answers; tests fail where the solutions are stubs.
 NOT_HANDED_OUT = ("tests/", ".ci/", "notebooks/teacher.md")
 
@@ -48,10 +52,43 @@ def student_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return book
 
 
-def write_student_edition(folder: Path = STUDENT) -> list[Path]:
+def grading_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a copy of a notebook as nbgrader's ``source``: solutions marked, checks with points.
+
+    `nbgrader generate_assignment` replaces what stands between the marks. A check gives one point
+    where the exercise is a prediction and two where something is to be made.
+
+    Raises:
+        UserError: see ``student_edition``.
+    """
+    stubs, book = student_edition(book), copy.deepcopy(book)
+    number = kind = ""
+    for cell, stub in zip(book.cells, stubs.cells, strict=True):
+        if found := re.match(r"### Exercise (\d\d\.\d) · .*\n\n\*(\w+)", cell.source):
+            number, kind = found.groups()
+        part = exercise_part(cell)
+        if part not in ("solution", "check"):
+            continue
+        is_check = part == "check"
+        if not is_check:
+            cell.source = f"{stub.source}\n{BEGIN}\n{cell.source}\n{END}"
+        cell.metadata["nbgrader"] = {
+            "grade_id": f"{part}-{number.replace('.', '-')}", "grade": is_check, "task": False,
+            "solution": not is_check, "locked": is_check, "schema_version": 3,
+        }  # fmt: skip
+        if is_check:
+            cell.metadata["nbgrader"]["points"] = 1 if kind == "Predict" else 2
+    return book
+
+
+def write_student_edition(folder: Path = STUDENT, nbgrader: bool = False) -> list[Path]:
     """Write the student edition of every notebook into ``folder``; return the files.
 
     A file that a student may have written into is never replaced.
+
+    Args:
+        folder: for the notebooks.
+        nbgrader: write what nbgrader makes that edition from, with the solutions.
 
     Raises:
         UserError: ``folder`` already holds notebooks, or see ``student_edition``.
@@ -61,9 +98,9 @@ def write_student_edition(folder: Path = STUDENT) -> list[Path]:
             f"{folder} already holds {existing[0].name}, perhaps with somebody's answers: move the "
             f"folder away, then run this again"
         )
-    written = []
+    written, edit = [], grading_edition if nbgrader else student_edition
     for path in all_notebooks():
-        edition = student_edition(nbformat.read(path, as_version=4))
+        edition = edit(nbformat.read(path, as_version=4))
         write_atomic(folder / path.name, nbformat.writes(edition) + "\n")
         written.append(folder / path.name)
     return written
