@@ -13,6 +13,7 @@ from topgap_nb.workbook.readme import (
     TRIAL,
     claims_table,
     exercise_table,
+    first_looks,
     notebook_table,
     open_row,
     read_board,
@@ -188,8 +189,29 @@ def test_every_notebook_and_every_exercise_has_its_row():
     assert len(exercise_table().splitlines()) == 2 + len(sources)
 
 
-@pytest.mark.parametrize("page", ["README.md", "notebooks/README.md"])
+def test_what_is_not_on_trial_is_shown_as_a_first_look(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "results_folder", lambda name: tmp_path / name)
+    field = {"notebook": "03_field", "hypothesis": "Wide.", "verdict": "not converged"}
+    board(tmp_path / "demo", {}, field)
+    board(tmp_path / "trial", {})
+    words, _, table = first_looks("demo", "trial").strip().partition("\n\n")
+    assert words.startswith("Notebooks 03 are not on trial yet.")
+    (row,) = cells(table)[2:]
+    assert row[0] == "[03](notebooks/03_field.ipynb)"
+    assert row[2].startswith("**not converged** (alone: supported)")
+    assert first_looks("demo", "demo") == ""
+
+
+PAGES = [
+    "README.md", "CONTRIBUTING.md", "CLUSTER.md", "notebooks/README.md", "notebooks/teacher.md",
+    *(str(path.relative_to(PROJECT)) for path in sorted(PROJECT.glob("figures/**/*.md"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_local_link_leads_somewhere(page):
     path = PROJECT / page
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+    # Code may hold brackets before parentheses.
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)\)", prose):
         assert "://" in target or (path.parent / target).exists(), target

@@ -53,7 +53,7 @@ def fill_readme(profile: str = "demo") -> None:
             f"own map]({pictures}/tour.png)"
         ),
         "shown": shown_words(shown),
-        "verdicts": verdict_table(results_folder(shown)),
+        "verdicts": verdict_table(results_folder(shown)) + first_looks(profile, shown),
         "board": (
             "![The effect behind each claim with its interval, its threshold, and the paper's "
             f"range]({pictures}/scoreboard.png)"
@@ -131,6 +131,20 @@ def verdict_table(folder: Path, notebooks: str = "notebooks/") -> str:
         intro = "Other readings of these claims, ablations, and questions of our own:"
         text += f"\n\n{intro}\n\n{claims_table(others, notebooks)}"
     return text
+
+
+def first_looks(profile: str, shown: str) -> str:
+    """Return a profile's verdicts on the notebooks that the shown one leaves out; often none."""
+    boards = [read_board(results_folder(name)) for name in (profile, shown)]
+    left = boards[0][~boards[0].notebook.isin(boards[1].notebook)]
+    if not len(left):
+        return ""
+    numbers = ", ".join(sorted({name[:2] for name in left.notebook}))
+    intro = (
+        f"Notebooks {numbers} are not on trial yet. A first look at them, profile `{profile}`, "
+        "whose trainings are short:"
+    )
+    return f"\n\n{intro}\n\n{claims_table(left.assign(claim_of_paper=False), 'notebooks/')}"
 
 
 def read_board(folder: Path) -> pd.DataFrame:
