@@ -48,17 +48,19 @@ def reading_page(book: nbformat.NotebookNode, name: str, folder: Path, about: st
     """
     page = readable_copy(book)
     page.cells = [c for c in page.cells if exercise_part(c) not in ("solution", "check")]
-    source = os.path.relpath(notebooks_root() / f"{name}.ipynb", folder)
-    title, _, rest = page.cells[0].source.partition("\n")
-    intro = f"*{about} The notebook itself: [{name}.ipynb]({source}).*"
-    page.cells[0].source = f"{title.replace('# ', f'# {name[:2]} · ', 1)}\n\n{intro}\n{rest}"
     for cell in page.cells:
         if cell.cell_type == "markdown":
             cell.source = LINK.sub(lambda found: _link(found[1], folder), cell.source)
             continue
         for output in cell.outputs:
-            if text := _as_markdown(output, folder):
+            if said := output.get("data", {}).get("text/markdown"):
+                output.data["text/markdown"] = LINK.sub(lambda f: _link(f[1], folder), said)
+            elif text := _as_markdown(output, folder):
                 output.data = {"text/markdown": text}
+    source = os.path.relpath(notebooks_root() / f"{name}.ipynb", folder)
+    title, _, rest = page.cells[0].source.partition("\n")
+    intro = f"*{about} The notebook itself: [{name}.ipynb]({source}).*"
+    page.cells[0].source = f"{title.replace('# ', f'# {name[:2]} · ', 1)}\n\n{intro}\n{rest}"
     page.cells.append(new_markdown_cell(_neighbours(name), id="neighbours"))
     body, _ = MarkdownExporter(raw_template=TEMPLATE).from_notebook_node(page)
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"

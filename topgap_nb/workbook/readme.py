@@ -197,7 +197,8 @@ def _we_find(row) -> str:
     what = f" in {row.unit.replace('_', ' ')}" if row.unit else ""
     against = [f"threshold {row.threshold:+.2f}"] if row.threshold else []
     against += [f"relevant from {row.smallest_effect:.2f}"] if row.smallest_effect else []
-    if pd.notna(row.p_holm):
+    # Of networks that have not converged no test is made.
+    if pd.notna(row.p_holm) and row.verdict != "not converged":
         against.append("p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}")
     return f"{verdict} {_effect(row)}{what}" + (f"; {', '.join(against)}" if against else "")
 
