@@ -173,7 +173,7 @@ def test_a_comparison_records_both_sides_and_the_verdict(study):
     assert verdict["unit"] == "accuracy"
     assert verdict["rule"] == "95 % interval of the paired difference in accuracy above 0"
     assert shown.data.startswith("**")
-    assert f"Top-GAP is more accurate. Effect {effect.value:+.3f} [" in shown.data
+    assert f"*Top-GAP is more accurate.* Effect {effect.value:+.3f} [" in shown.data
     assert shown.data.endswith("against a threshold of +0.000; n = 6, trainings = 2.")
 
 
@@ -223,7 +223,7 @@ def test_what_was_stated_before_the_data_stands_in_the_verdict(study):
     }  # fmt: skip
     shown = study.compare("It is larger.", values, 0 * values, **stated).data
     assert {name: last(study)[name] for name in stated} == stated
-    assert shown.startswith("**No effect of relevant size.** It is larger.")
+    assert shown.startswith("**No effect of relevant size.** Claim: *It is larger.*")
     assert shown.endswith(", relevant from 0.100; n = 40, trainings = 3. Alike.")
     # A network that has not converged, by numpy's word.
     shown = study.compare("It is larger.", values, 0 * values, converged=np.bool_(False)).data
@@ -246,8 +246,10 @@ def test_all_verdicts_are_shown_in_order(study):
     study.verdict("It is accurate.", "rule", Estimate(0.1, 0.05, 0.2, 9, 3))
     study.verdict("It is sparse.", "rule", Estimate(0.0, -0.1, 0.1, 9), 0.2, n_trainings=3)
     first, second = study.verdicts().data.split("\n\n")
-    assert first.startswith("**Supported.** It is accurate. Effect +0.100 [+0.050, +0.200]")
-    assert second.startswith("**Not supported.** It is sparse.")
+    assert first.startswith(
+        "**Supported.** Claim: *It is accurate.* Effect +0.100 [+0.050, +0.200]"
+    )
+    assert second.startswith("**Not supported.** Claim: *It is sparse.*")
     assert second.endswith("threshold of +0.200; n = 9, trainings = 3.")
 
 

@@ -1,18 +1,21 @@
 """Executed notebooks for readers: what is folded, and pages with pictures and tables."""
 
+import io
 import os
 import re
+from base64 import b64encode
 
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from topgap_nb.workbook.notebooks import all_notebooks
 from topgap_nb.workbook.reading_edition import (
     WIDGET,
     markdown_table,
     readable_copy,
-    reading_page,
+    write_page,
 )
 
 
@@ -61,24 +64,37 @@ def test_intervals_are_not_broken():
 
 def page_of(tmp_path, *sources, name="04_adversarial_attacks"):
     book = new_notebook(cells=[new_markdown_cell("# A title?\n\nProse."), *sources])
-    return reading_page(book, name, tmp_path, "Made here.")
+    return write_page(book, name, tmp_path, "Made here.").read_text()
 
 
 def picture(**about):
-    output = new_output("display_data", {"image/png": "AA==", "text/plain": "a slider"})
+    drawn = io.BytesIO()
+    Image.linear_gradient("L").save(drawn, "PNG")
+    output = new_output("display_data", {"image/png": b64encode(drawn.getvalue()).decode()})
     output.metadata = {"image/png": about}
     return output
 
 
-def test_a_figure_is_linked_and_never_copied_into_the_page(tmp_path):
-    (tmp_path / "figure_1.png").touch()
+def test_figures_are_linked_and_stills_are_written_beside_the_page(tmp_path):
     known = code("one", outputs=[picture(figure="figure_1", alt="a line")])
-    lost = code("two", outputs=[picture(figure="figure_2", alt="a dot")])
-    page = page_of(tmp_path, known, lost)
+    still = code("two", outputs=[picture(alt="a slider")])
+    page = page_of(tmp_path, known, still)
     assert "![a line](figure_1.png)" in page
-    assert "figure_2" not in page
-    assert "AA==" not in page
-    assert "*a slider*" in page
+    assert "![a slider](04_still_1.png)" in page
+    with Image.open(tmp_path / "04_still_1.png") as saved:
+        assert saved.size == (256, 256)
+        assert saved.text["Description"] == "a slider"
+    # What ``Study.figure`` saved is not written again.
+    assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".png"}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_formulas_are_kept_from_the_escapes_of_markdown(tmp_path):
+    text = "Let $a\\,b$ be `$x$`.\n\n$$\nc\\,d\n$$\n\n```\n$y$\n```"
+    said = [new_output("execute_result", {"text/markdown": "So $z$."}, execution_count=1)]
+    page = page_of(tmp_path, new_markdown_cell(text), code("s", outputs=said))
+    assert "Let $`a\\,b`$ be `$x$`.\n\n```math\nc\\,d\n```\n\n```\n$y$\n```" in page
+    assert "So $`z`$." in page
 
 
 def test_a_table_becomes_markdown_with_every_cell():
@@ -123,10 +139,12 @@ def test_solutions_stay_in_the_notebook_and_exercises_do_not(tmp_path):
         code("answer = 42", "solution"), code("check_answer(answer, {})", "check"),
     )  # fmt: skip
     assert "How many?" in page
-    assert "answer" not in page
+    assert "answer =" not in page
+    assert "check_answer" not in page
+    assert "stand in the notebook" in page_of(tmp_path, new_markdown_cell("## Exercises"))
 
 
-def test_the_code_of_sentences_is_folded_and_they_are_not(tmp_path):
+def test_the_code_of_sentences_is_folded_and_the_method_is_not(tmp_path):
     said = [new_output("execute_result", {"text/markdown": "It is **3**."}, execution_count=1)]
     page = page_of(tmp_path, code('study.say(f"It is **{n}**.")', outputs=said), code("x = 1"))
     folded = re.search(r"<details>.*?</details>", page, flags=re.DOTALL)

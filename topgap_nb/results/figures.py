@@ -66,13 +66,20 @@ def save_figure(fig: plt.Figure, path: Path, alt: str) -> None:
             about = {"Subject": alt, "CreationDate": None, "Producer": None, "Creator": None}
             fig.savefig(pdf, format="pdf", metadata=about)
             write_atomic(path.with_name(f"{path.name}.pdf"), pdf.getvalue())
+    write_atomic(path.with_name(f"{path.name}.png"), small_png(drawn, alt))
+
+
+def small_png(drawn: io.BytesIO, alt: str) -> bytes:
+    """Return a PNG file with its description, in 256 colours.
+
+    These serve maps and photographs of this size, at a third of the bytes.
+    """
     with Image.open(drawn) as picture:
         about, png = PngInfo(), io.BytesIO()
         about.add_itxt("Description", alt)
-        # 256 colours serve maps and photographs of this size, at a third of the bytes.
         small = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT)
-        small.save(png, "PNG", optimize=True, dpi=picture.info["dpi"], pnginfo=about)
-    write_atomic(path.with_name(f"{path.name}.png"), png.getvalue())
+        small.save(png, "PNG", optimize=True, dpi=picture.info.get("dpi"), pnginfo=about)
+    return png.getvalue()
 
 
 @contextmanager

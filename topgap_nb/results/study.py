@@ -273,7 +273,7 @@ def _estimate(value: Value, n: int) -> Estimate:
 def _sentence(entry: Verdict) -> str:
     relevant = f", relevant from {entry.smallest_effect:.3f}" if entry.smallest_effect else ""
     return (
-        f"**{entry.outcome.capitalize()}.** {entry.hypothesis} Effect {entry.effect:+.3f} "
+        f"**{entry.outcome.capitalize()}.** Claim: *{entry.hypothesis}* Effect {entry.effect:+.3f} "
         f"[{entry.low:+.3f}, {entry.high:+.3f}] against a threshold of {entry.threshold:+.3f}"
         f"{relevant}; n = {entry.n}, trainings = {entry.n_trainings}. {entry.why}"
     ).rstrip()

@@ -69,9 +69,6 @@ def result_table(records: list[Record], number: str) -> pd.DataFrame:
     paper = paper_table(number) if paper_file.exists() else None
     told_apart_by = dict.fromkeys(key for r in mine for key in r.settings)
     keys = key_columns(paper) if paper is not None else list(told_apart_by)
-    quantities = list(dict.fromkeys(r.quantity for r in mine))
-    if paper is not None:
-        quantities = [c for c in paper if c not in keys] + [q for q in quantities if q not in paper]
     rows: dict[tuple, dict[str, Record]] = {}
     for record in mine:
         settings = {key: record.settings.get(key) for key in keys}
@@ -81,6 +78,11 @@ def result_table(records: list[Record], number: str) -> pd.DataFrame:
                 f"table {number} has one cell for {record.quantity} of {settings}, and two records "
                 f"disagree on it: tell them apart by a setting that the table has a column for"
             )
+    # In the order of the fullest row: where one has only some of them, its order says little.
+    fullest = sorted(rows.values(), key=len, reverse=True)
+    quantities = list(dict.fromkeys(quantity for row in fullest for quantity in row))
+    if paper is not None:
+        quantities = [c for c in paper if c not in keys] + [q for q in quantities if q not in paper]
     ours = [dict(zip(keys, about, strict=True)) | _row(row) for about, row in rows.items()]
     frame = pd.DataFrame(ours).assign(source="ours")
     columns = ["source", *keys]

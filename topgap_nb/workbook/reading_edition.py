@@ -5,8 +5,10 @@ Pictures are the committed figures, tables are Markdown, and solutions stay in t
 """
 
 import ast
+import io
 import os
 import re
+from base64 import b64decode
 from pathlib import Path
 
 import nbformat
@@ -14,13 +16,17 @@ from bs4 import BeautifulSoup
 from nbconvert import MarkdownExporter
 from nbformat.v4 import new_markdown_cell
 
+from topgap_nb.results.figures import small_png
 from topgap_nb.store.layout import notebooks_root
+from topgap_nb.store.store import write_atomic
 from topgap_nb.workbook.notebooks import all_notebooks
 from topgap_nb.workbook.student import exercise_part
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# A cell that calls this fills numbers into sentences: they are the point, and its code is folded.
+# A cell that calls this fills numbers into sentences.
 SENTENCES = "study.say("
+# What such cells, and those that draw and tabulate, show is the point: their code is folded.
+FOLDED = re.compile(r"study\.(say|figure|table|row|compare|verdict)s?\(")
 TEMPLATE = """{% extends "markdown/index.md.j2" %}
 {% block input %}
 {% if "hide-input" in cell.metadata.get("tags", []) %}
@@ -36,45 +42,74 @@ TEMPLATE = """{% extends "markdown/index.md.j2" %}
 # A link to a file of the project; addresses and places on the same page stay as they are.
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")
 
+FORMULA = re.compile(
+    r"```.*?```|`[^`\n]*`|\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$", flags=re.DOTALL
+)
 
-def reading_page(book: nbformat.NotebookNode, name: str, folder: Path, about: str) -> str:
-    """Return an executed notebook as a page of Markdown.
+
+def write_page(book: nbformat.NotebookNode, name: str, folder: Path, about: str) -> Path:
+    """Write an executed notebook as a page of Markdown, ``NN_*.md``; return the file.
+
+    Pictures that ``Study.figure`` has not saved, such as stills of explorers, go beside it.
 
     Args:
-        book: with its outputs; pictures from ``Study.figure`` are linked by their names.
+        book: with its outputs.
         name: of the notebook, such as ``04_adversarial_attacks``.
         folder: where the page and the figures stand; links start there.
         about: how the numbers were made, below the title.
     """
-    page = readable_copy(book)
+    page, stills = readable_copy(book), []
     page.cells = [c for c in page.cells if exercise_part(c) not in ("solution", "check")]
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = LINK.sub(lambda found: _link(found[1], folder), cell.source)
+            cell.source = _prose(cell.source, folder)
+            if cell.source.startswith("## Exercises"):
+                cell.source += "\n\n*Answers and checks stand in the notebook.*"
             continue
         for output in cell.outputs:
-            if said := output.get("data", {}).get("text/markdown"):
-                output.data["text/markdown"] = LINK.sub(lambda f: _link(f[1], folder), said)
-            elif text := _as_markdown(output, folder):
-                output.data = {"text/markdown": text}
+            data, picture = output.get("data", {}), output.metadata.get("image/png", {})
+            if "image/png" in data:
+                file = picture.get("figure") or f"{name[:2]}_still_{len(stills) + 1}"
+                alt = picture.get("alt", "A picture.")
+                if "figure" not in picture:
+                    stills.append(small_png(io.BytesIO(b64decode(data["image/png"])), alt))
+                    write_new(folder / f"{file}.png", stills[-1])
+                output.data = {"text/markdown": f"![{alt}]({file}.png)"}
+            elif "text/markdown" in data:
+                data["text/markdown"] = _prose(data["text/markdown"], folder)
+            elif "<table" in data.get("text/html", ""):
+                output.data = {"text/markdown": markdown_table(data["text/html"])}
     source = os.path.relpath(notebooks_root() / f"{name}.ipynb", folder)
     title, _, rest = page.cells[0].source.partition("\n")
     intro = f"*{about} The notebook itself: [{name}.ipynb]({source}).*"
     page.cells[0].source = f"{title.replace('# ', f'# {name[:2]} · ', 1)}\n\n{intro}\n{rest}"
     page.cells.append(new_markdown_cell(_neighbours(name), id="neighbours"))
     body, _ = MarkdownExporter(raw_template=TEMPLATE).from_notebook_node(page)
-    return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+    text = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
+    write_new(folder / f"{name}.md", text.encode())
+    return folder / f"{name}.md"
 
 
-def _as_markdown(output: nbformat.NotebookNode, folder: Path) -> str:
-    """Return a picture or a table as Markdown; empty for what is text already."""
-    data = output.get("data", {})
-    if "image/png" in data:
-        picture = output.metadata.get("image/png", {})
-        if (figure := picture.get("figure")) and (folder / f"{figure}.png").exists():
-            return f"![{picture['alt']}]({figure}.png)"
-        return f"*{data['text/plain']}*"
-    return markdown_table(data["text/html"]) if "<table" in data.get("text/html", "") else ""
+def write_new(target: Path, content: bytes) -> None:
+    """Write a file unless it has this content already."""
+    if not target.exists() or target.read_bytes() != content:
+        write_atomic(target, content)
+
+
+def _prose(text: str, folder: Path) -> str:
+    """Return Markdown with links from the page, and formulas as hosts of repositories want them.
+
+    Between ``$`` and a backtick they leave backslashes alone; elsewhere they would take ``\\,``
+    for an escaped comma.
+    """
+
+    def formula(found: re.Match) -> str:
+        if found["block"]:
+            return f"```math\n{found['block'].strip()}\n```"
+        return f"$`{found['inline']}`$" if found["inline"] else found[0]
+
+    text = LINK.sub(lambda found: _link(found[1], folder), text)
+    return FORMULA.sub(formula, text)
 
 
 def markdown_table(html: str) -> str:
@@ -114,8 +149,8 @@ def _neighbours(name: str) -> str:
 def readable_copy(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Prepare an executed notebook for readers.
 
-    Stills stand for widgets; imports, solutions and what fills in sentences are folded; of the
-    injected parameters, those remain that differ from the declared ones.
+    Stills stand for widgets; imports, solutions and what draws, tabulates or fills in sentences are
+    folded; of the injected parameters, those remain that differ from the declared ones.
     """
     declared = []
     book.metadata.pop("widgets", None)
@@ -131,7 +166,7 @@ def readable_copy(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.source = "\n".join(li for li in changed if not li.startswith("RESULTS ="))
         if part == "solution":
             cell.metadata["tags"] = [*tags, "hide-cell"]
-        elif part == "check" or _only_imports(cell.source) or SENTENCES in cell.source:
+        elif part == "check" or _only_imports(cell.source) or FOLDED.search(cell.source):
             cell.metadata["tags"] = [*tags, "hide-input"]
             about = {"code_prompt_show": "Show the code", "code_prompt_hide": "Hide the code"}
             cell.metadata["mystnb"] = about

@@ -33,7 +33,7 @@ from topgap_nb.workbook.notebooks import (
     declared_parameters,
     promised_outputs,
 )
-from topgap_nb.workbook.reading_edition import reading_page
+from topgap_nb.workbook.reading_edition import write_new, write_page
 
 # The notebook that reads the others' records, and so runs after them.
 SCOREBOARD = "90"
@@ -283,17 +283,11 @@ def _publish(executed: Executed, path: Path, book: nbformat.NotebookNode, profil
             target = records / file.name
         else:
             target = results / file.relative_to(executed.folder)
-        _write_new(target, file.read_bytes())
+        write_new(target, file.read_bytes())
     # Last: a page links the figures that are there.
     done = nbformat.read(executed.folder / "notebook.ipynb", as_version=4)
     about = f"Made by `topgap run --profile {profile.name}` on {hardware()}."
-    page = reading_page(done, path.stem, results, about)
-    _write_new(results / f"{path.stem}.md", page.encode())
-
-
-def _write_new(target: Path, content: bytes) -> None:
-    if not target.exists() or target.read_bytes() != content:
-        store.write_atomic(target, content)
+    write_page(done, path.stem, results, about)
 
 
 def _key(path: Path, book: nbformat.NotebookNode, profile: Profile) -> dict:
