@@ -145,11 +145,14 @@ def test_solutions_stay_in_the_notebook_and_exercises_do_not(tmp_path):
 
 
 def test_the_code_of_sentences_is_folded_and_the_method_is_not(tmp_path):
-    said = [new_output("execute_result", {"text/markdown": "It is **3**."}, execution_count=1)]
+    said = [
+        new_output("stream", name="stdout", text="printed"),
+        new_output("execute_result", {"text/markdown": "It is **3**."}, execution_count=1),
+    ]
     page = page_of(tmp_path, code('study.say(f"It is **{n}**.")', outputs=said), code("x = 1"))
     folded = re.search(r"<details>.*?</details>", page, flags=re.DOTALL)
     assert "study.say" in folded[0]
-    assert "It is **3**." in page[folded.end() :]
+    assert re.search(r"printed\s+It is \*\*3\*\*\.", page[folded.end() :])
     assert "x = 1" in page[folded.end() :]
 
 

@@ -67,7 +67,8 @@ def write_page(book: nbformat.NotebookNode, name: str, folder: Path, about: str)
                 cell.source += "\n\n*Answers and checks stand in the notebook.*"
             continue
         for output in cell.outputs:
-            data, picture = output.get("data", {}), output.metadata.get("image/png", {})
+            data = output.get("data", {})
+            picture = output.get("metadata", {}).get("image/png", {})
             if "image/png" in data:
                 file = picture.get("figure") or f"{name[:2]}_still_{len(stills) + 1}"
                 alt = picture.get("alt", "A picture.")
