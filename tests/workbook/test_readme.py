@@ -195,8 +195,8 @@ def test_what_is_not_on_trial_is_shown_as_a_first_look(tmp_path, monkeypatch):
     board(tmp_path / "demo", {}, field)
     board(tmp_path / "trial", {})
     words, _, table = first_looks("demo", "trial").strip().partition("\n\n")
-    assert words.startswith("Notebooks 03 are not on trial yet.")
-    (row,) = cells(table)[2:]
+    assert words.startswith("<details><summary>Notebooks 03 are not on trial yet")
+    (row,) = cells(table.removesuffix("\n\n</details>"))[2:]
     assert row[0] == "[03](notebooks/03_field.ipynb)"
     assert row[2].startswith("**not converged** (alone: supported)")
     assert first_looks("demo", "demo") == ""

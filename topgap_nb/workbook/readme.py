@@ -53,7 +53,7 @@ def fill_readme(profile: str = "demo") -> None:
             f"own map]({pictures}/tour.png)"
         ),
         "shown": shown_words(shown),
-        "verdicts": verdict_table(results_folder(shown)) + first_looks(profile, shown),
+        "verdicts": verdict_table(results_folder(shown), folded=True) + first_looks(profile, shown),
         "board": (
             "![The effect behind each claim with its interval, its threshold, and the paper's "
             f"range]({pictures}/scoreboard.png)"
@@ -117,20 +117,26 @@ def shown_words(profile: str) -> str:
     return f"**{kind}** ({made}): {late} of {len(outcomes)} verdicts read *not converged*."
 
 
-def verdict_table(folder: Path, notebooks: str = "notebooks/") -> str:
+def verdict_table(folder: Path, notebooks: str = "notebooks/", folded: bool = False) -> str:
     """Return the scoreboard of a folder of results: the paper's claims, then everything else.
 
     Args:
         folder: with ``scoreboard.csv``.
         notebooks: where a page finds the notebooks that it links to.
+        folded: show everything else on a click.
     """
     board = read_board(folder)
     claims, others = board[board.claim_of_paper], board[~board.claim_of_paper]
     text = claims_table(claims, notebooks)
     if len(others):
-        intro = "Other readings of these claims, ablations, and questions of our own:"
-        text += f"\n\n{intro}\n\n{claims_table(others, notebooks)}"
+        intro = "Other readings of these claims, ablations, and questions of our own"
+        table = claims_table(others, notebooks)
+        text += _fold(intro, table) if folded else f"\n\n{intro}:\n\n{table}"
     return text
+
+
+def _fold(summary: str, content: str) -> str:
+    return f"\n\n<details><summary>{summary}</summary>\n\n{content}\n\n</details>"
 
 
 def first_looks(profile: str, shown: str) -> str:
@@ -141,10 +147,10 @@ def first_looks(profile: str, shown: str) -> str:
         return ""
     numbers = ", ".join(sorted({name[:2] for name in left.notebook}))
     intro = (
-        f"Notebooks {numbers} are not on trial yet. A first look at them, profile `{profile}`, "
-        "whose trainings are short:"
+        f"Notebooks {numbers} are not on trial yet: a first look at them, profile {profile}, whose "
+        "trainings are short"
     )
-    return f"\n\n{intro}\n\n{claims_table(left.assign(claim_of_paper=False), 'notebooks/')}"
+    return _fold(intro, claims_table(left.assign(claim_of_paper=False), "notebooks/"))
 
 
 def read_board(folder: Path) -> pd.DataFrame:
