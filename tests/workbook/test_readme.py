@@ -105,6 +105,15 @@ def test_readings_stand_below_the_claims_of_the_paper(tmp_path):
     ]
 
 
+def test_readings_can_be_folded_away(tmp_path):
+    folder = board(tmp_path, {}, {"claim_of_paper": False, "hypothesis": "Another reading."})
+    open_table = verdict_table(folder)
+    shown, folded = verdict_table(folder, folded=True).split("<details>")
+    assert "Another reading." not in shown
+    assert folded.endswith("</details>")
+    assert folded.split("\n\n")[1] == open_table.split("\n\n")[-1]
+
+
 def test_minutes_stand_beside_the_verdicts_of_a_notebook(tmp_path):
     rows = read_board(board(tmp_path, {}, {"notebook": "05_shifts"}))
     head, _, *found = cells(claims_table(rows, took={"04_attacks": 2.54}))
