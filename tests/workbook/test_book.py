@@ -63,6 +63,10 @@ def test_the_book_is_whole_and_fetches_nothing(executed):
     assert 'href="functions/topgap_nb.top_k_pool.html' in (site / "glossary.html").read_text()
     attacks = (site / "04_adversarial_attacks.html").read_text()
     assert 'href="glossary.html#term-attack-distance"' in attacks
+    explorers = (site / "explorers.html").read_text()
+    assert re.findall(r'data-explorer="(\w+)"', explorers) == ["freeMaps", "saturation"]
+    assert '<script src="_static/explorers.js"></script>' in explorers
+    assert (site / "_static" / "explorers.js").exists()
     assert (site / "searchindex.js").stat().st_size > 10_000
     for page in site.rglob("*.html"):
         text = page.read_text()

@@ -1,4 +1,4 @@
-"""The workbook in a real browser: Chromium without a screen on a JupyterLab, and on the book."""
+"""The workbook in a real browser, Chromium without a screen: JupyterLab, the book's explorers."""
 
 import json
 import os
@@ -18,9 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from topgap_nb import load_profile, optimum, top_gap_loss, top_k_pool
-from topgap_nb.store.layout import executed_folder, notebooks_root, project_root
-from topgap_nb.workbook.book import build_book
-from topgap_nb.workbook.notebooks import all_notebooks
+from topgap_nb.store.layout import notebooks_root, project_root
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 pytestmark = [
@@ -243,23 +241,21 @@ def test_a_tab_closed_while_an_explorer_computes_loses_nothing(browser, lab, req
     assert errors(page) == []
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The book of notebooks that need not have run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TOPGAP_RUNS", str(tmp_path_factory.mktemp("runs")))
-        executed = executed_folder("demo")
-        executed.mkdir(parents=True)
-        for path in all_notebooks():
-            shutil.copy(path, executed)
-        return build_book("demo").parent
-
-
 @pytest.fixture
-def explorers(browser, site):
-    """The book's page of explorers that need no kernel, as wide as a phone."""
+def explorers(browser, tmp_path):
+    """What the book's page of explorers holds beside its prose, as wide as a phone."""
+    static = project_root() / "docs" / "static"
+    for name in ("explorers.js", "book.css"):
+        shutil.copy(static / name, tmp_path)
+    prose = (static.parent / "explorers.md").read_text()
+    blocks = re.findall(r"```\{raw\} html\n(.*?)```", prose, flags=re.DOTALL)
+    head = (
+        '<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="book.css">'
+    )
+    body = "".join(blocks).replace("_static/", "")
+    (tmp_path / "page.html").write_text(f"<!doctype html><html><head>{head}</head>{body}</html>")
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto((site / "explorers.html").as_uri())
+    page.goto((tmp_path / "page.html").as_uri())
     yield page
     page.screenshot(path=SCREENS / "book_explorers.png", full_page=True)
     page.close()
