@@ -62,9 +62,12 @@ def test_intervals_are_not_broken():
     assert cell.outputs[0].data["text/html"] == table.replace("-0.233, ", "-0.233,&nbsp;")
 
 
-def page_of(tmp_path, *sources, name="04_adversarial_attacks"):
+ALL = [path.stem for path in all_notebooks()]
+
+
+def page_of(tmp_path, *sources, name="04_adversarial_attacks", pages=ALL):
     book = new_notebook(cells=[new_markdown_cell("# A title?\n\nProse."), *sources])
-    return write_page(book, name, tmp_path, "Made here.").read_text()
+    return write_page(book, name, tmp_path, "Made here.", pages).read_text()
 
 
 def picture(**about):
@@ -164,3 +167,13 @@ def test_pages_are_chained(tmp_path, name, before, after):
     foot = page_of(tmp_path, name=name).rpartition("---")[2]
     found = re.findall(r"\((\w+)\.md\)", foot)
     assert found == [other for other in (before, after) if other]
+
+
+def test_a_notebook_without_a_page_is_linked_itself(tmp_path):
+    links = "[a](05_distribution_shifts.ipynb) [b](03_effective_receptive_field.ipynb)"
+    page = page_of(tmp_path, new_markdown_cell(links), pages=["03_effective_receptive_field"])
+    assert "[b](03_effective_receptive_field.md)" in page
+    assert f"[a]({os.path.relpath(all_notebooks()[5], tmp_path)})" in page
+    assert page.rstrip().endswith(
+        "[← 03_effective_receptive_field](03_effective_receptive_field.md)"
+    )

@@ -9,6 +9,7 @@ import io
 import os
 import re
 from base64 import b64decode
+from collections.abc import Container
 from pathlib import Path
 
 import nbformat
@@ -47,7 +48,9 @@ FORMULA = re.compile(
 )
 
 
-def write_page(book: nbformat.NotebookNode, name: str, folder: Path, about: str) -> Path:
+def write_page(
+    book: nbformat.NotebookNode, name: str, folder: Path, about: str, pages: Container[str] = ()
+) -> Path:
     """Write an executed notebook as a page of Markdown, ``NN_*.md``; return the file.
 
     Pictures that ``Study.figure`` has not saved, such as stills of explorers, go beside it.
@@ -57,12 +60,14 @@ def write_page(book: nbformat.NotebookNode, name: str, folder: Path, about: str)
         name: of the notebook, such as ``04_adversarial_attacks``.
         folder: where the page and the figures stand; links start there.
         about: how the numbers were made, below the title.
+        pages: names of the notebooks that have a page there, or are to have one; a link to another
+            leads to the notebook itself.
     """
     page, stills = readable_copy(book), []
     page.cells = [c for c in page.cells if exercise_part(c) not in ("solution", "check")]
     for cell in page.cells:
         if cell.cell_type == "markdown":
-            cell.source = _prose(cell.source, folder)
+            cell.source = _prose(cell.source, folder, pages)
             if cell.source.startswith("## Exercises"):
                 cell.source += "\n\n*Answers and checks stand in the notebook.*"
             continue
@@ -77,14 +82,14 @@ def write_page(book: nbformat.NotebookNode, name: str, folder: Path, about: str)
                     write_new(folder / f"{file}.png", stills[-1])
                 output.data = {"text/markdown": f"![{alt}]({file}.png)"}
             elif "text/markdown" in data:
-                data["text/markdown"] = _prose(data["text/markdown"], folder)
+                data["text/markdown"] = _prose(data["text/markdown"], folder, pages)
             elif "<table" in data.get("text/html", ""):
                 output.data = {"text/markdown": markdown_table(data["text/html"])}
     source = os.path.relpath(notebooks_root() / f"{name}.ipynb", folder)
     title, _, rest = page.cells[0].source.partition("\n")
     intro = f"*{about} The notebook itself: [{name}.ipynb]({source}).*"
     page.cells[0].source = f"{title.replace('# ', f'# {name[:2]} · ', 1)}\n\n{intro}\n{rest}"
-    page.cells.append(new_markdown_cell(_neighbours(name), id="neighbours"))
+    page.cells.append(new_markdown_cell(_neighbours(name, pages), id="neighbours"))
     body, _ = MarkdownExporter(raw_template=TEMPLATE).from_notebook_node(page)
     text = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
     write_new(folder / f"{name}.md", text.encode())
@@ -97,7 +102,7 @@ def write_new(target: Path, content: bytes) -> None:
         write_atomic(target, content)
 
 
-def _prose(text: str, folder: Path) -> str:
+def _prose(text: str, folder: Path, pages: Container[str]) -> str:
     """Return Markdown with links from the page, and formulas as hosts of repositories want them.
 
     Between ``$`` and a backtick they leave backslashes alone; elsewhere they would take ``\\,``
@@ -109,7 +114,7 @@ def _prose(text: str, folder: Path) -> str:
             return f"```math\n{found['block'].strip()}\n```"
         return f"$`{found['inline']}`$" if found["inline"] else found[0]
 
-    text = LINK.sub(lambda found: _link(found[1], folder), text)
+    text = LINK.sub(lambda found: _link(found[1], folder, pages), text)
     return FORMULA.sub(formula, text)
 
 
@@ -131,16 +136,16 @@ def markdown_table(html: str) -> str:
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
-def _link(target: str, folder: Path) -> str:
-    """Return a notebook's link as one from the page: to a page, where it leads to a notebook."""
+def _link(target: str, folder: Path, pages: Container[str]) -> str:
+    """Return a notebook's link as one from the page: to another page, where there is one."""
     file = notebooks_root() / target
-    if file.suffix == ".ipynb" and file.parent == notebooks_root():
+    if file.suffix == ".ipynb" and file.stem in pages:
         return f"{file.stem}.md"
     return os.path.relpath(file, folder)
 
 
-def _neighbours(name: str) -> str:
-    names = [path.stem for path in all_notebooks()]
+def _neighbours(name: str, pages: Container[str]) -> str:
+    names = [path.stem for path in all_notebooks() if path.stem in pages or path.stem == name]
     place = names.index(name)
     before = [f"[← {other}]({other}.md)" for other in names[:place][-1:]]
     after = [f"[{other} →]({other}.md)" for other in names[place + 1 :][:1]]

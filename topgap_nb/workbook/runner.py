@@ -122,7 +122,7 @@ def run_book(
                 shutil.rmtree(store.entry_of(NOTEBOOKS, path.stem, key), ignore_errors=True)
             executed = store.get_or_make(NOTEBOOKS, path.stem, key, execute)
             with _writing:
-                _publish(executed, path, book, profile)
+                _publish(executed, path, book, profile, [path.stem for path, _ in books])
         except BaseException:
             failed.set()
             raise
@@ -264,8 +264,10 @@ def _parameters(path: Path, book: nbformat.NotebookNode, profile: Profile) -> di
     return check_parameters(book, given, path.name)
 
 
-def _publish(executed: Executed, path: Path, book: nbformat.NotebookNode, profile: Profile) -> None:
-    """Copy what a notebook made to where it is read: results, records, the executed copy."""
+def _publish(
+    executed: Executed, path: Path, book: nbformat.NotebookNode, profile: Profile, run: list[str]
+) -> None:
+    """Copy what a notebook of a run made to where it is read: results, records, executed copy."""
     own = profile.notebooks.get(path.stem, {}).get("DATA_FOLDER")
     results = layout.own_folder(own) if own else layout.results_folder(profile.name)
     # The results on a person's own images are not among those that the scoreboard reads.
@@ -287,7 +289,9 @@ def _publish(executed: Executed, path: Path, book: nbformat.NotebookNode, profil
     # Last: a page links the figures that are there.
     done = nbformat.read(executed.folder / "notebook.ipynb", as_version=4)
     about = f"Made by `topgap run --profile {profile.name}` on {hardware()}."
-    write_page(done, path.stem, results, about)
+    write_page(
+        done, path.stem, results, about, {*run, *(page.stem for page in results.glob("*.md"))}
+    )
 
 
 def _key(path: Path, book: nbformat.NotebookNode, profile: Profile) -> dict:
