@@ -134,14 +134,19 @@ def test_a_board_of_the_first_edition_is_read(results):
 def test_the_page_shows_the_trial_once_it_has_been_run(tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "results_folder", lambda profile: tmp_path / profile)
     monkeypatch.setattr(readme, "made_by", lambda profile: {"a": {"hardware": "a CPU"}})
-    board(tmp_path / "demo", {"verdict": "not converged"}, {})
+    reading = {"claim_of_paper": False, "verdict": "inconclusive"}
+    late = {"verdict": "not converged", "alone": "not converged"}
+    board(tmp_path / "demo", late, {}, reading)
     assert shown_profile("demo") == "demo"
     words = shown_words("demo")
     assert words.startswith("**A first look, not the trial** (profile `demo`, a CPU)")
-    assert words.endswith(": 1 of 2 verdicts read *not converged*.")
-    board(tmp_path / TRIAL, {})
+    assert words.endswith(": of 2 claims of the paper 1 *not converged*, 1 *supported*.")
+    board(tmp_path / TRIAL, {"verdict": "inconclusive"})
     assert shown_profile("demo") == TRIAL
-    assert shown_words(TRIAL).startswith(f"**The trial** (profile `{TRIAL}`, a CPU): 0 of 1")
+    assert shown_words(TRIAL) == (
+        f"**The trial** (profile `{TRIAL}`, a CPU): of 1 claims of the paper 1 *inconclusive*. "
+        "1 of these would be *supported* alone, without the correction for many."
+    )
 
 
 def test_an_accuracy_over_fewer_images_than_its_row_says_so(results):

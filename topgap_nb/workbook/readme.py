@@ -108,13 +108,18 @@ def shown_profile(profile: str) -> str:
 
 
 def shown_words(profile: str) -> str:
-    """Return what the verdicts of a profile can say, in a sentence."""
+    """Return what came of the paper's claims in a profile, in a sentence."""
     hardware = {entry["hardware"] for entry in made_by(profile).values()}
     made = f"profile `{profile}`" + (f", {'; '.join(sorted(hardware))}" if hardware else "")
     kind = "The trial" if profile == TRIAL else "A first look, not the trial"
-    outcomes = read_board(results_folder(profile)).verdict
-    late = int((outcomes == "not converged").sum())
-    return f"**{kind}** ({made}): {late} of {len(outcomes)} verdicts read *not converged*."
+    board = read_board(results_folder(profile))
+    claims = board[board.claim_of_paper]
+    counts = ", ".join(f"{n} *{word}*" for word, n in claims.verdict.value_counts().items())
+    alone = int((claims.alone.eq("supported") & claims.verdict.ne("supported")).sum())
+    words = f"**{kind}** ({made}): of {len(claims)} claims of the paper {counts}."
+    if alone:
+        words += f" {alone} of these would be *supported* alone, without the correction for many."
+    return words
 
 
 def verdict_table(folder: Path, notebooks: str = "notebooks/", folded: bool = False) -> str:
