@@ -307,7 +307,7 @@ def test_an_image_of_ones_own_executes_its_notebook(shelf, executed, tmp_path, r
     # Its results stand apart, also from what the scoreboard reads.
     own = layout.own_folder(leaves)
     assert own.parent == runs / "own"
-    assert {path.name for path in own.iterdir()} == {"shares.csv", "records"}
+    assert {path.name for path in own.iterdir()} == {"10_x.md", "shares.csv", "records"}
     assert [path.name for path in (where / "records").iterdir()] == ["01_a.jsonl"]
 
 
@@ -419,6 +419,7 @@ def held(monkeypatch, wait):
     def execute(path, book, profile):
         folder = layout.runs_root() / profile.name / f".{path.stem}"
         folder.mkdir(parents=True)
+        shutil.copy(path, folder / "notebook.ipynb")
         wait(path.stem)
         order.append(path.stem)
         return runner.Executed(folder, 0.0)
