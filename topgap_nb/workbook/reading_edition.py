@@ -18,6 +18,7 @@ from nbconvert import MarkdownExporter
 from nbformat.v4 import new_markdown_cell
 
 from topgap_nb.results.figures import small_png
+from topgap_nb.store.fingerprint import parse
 from topgap_nb.store.layout import notebooks_root
 from topgap_nb.store.store import write_atomic
 from topgap_nb.workbook.notebooks import all_notebooks
@@ -198,8 +199,8 @@ def unbroken(text: str) -> str:
 
 
 def _only_imports(source: str) -> bool:
-    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in parse(source).body)
 
 
 def _statements(source: str) -> list[str]:
-    return [ast.unparse(node) for node in ast.parse(source).body]
+    return [ast.unparse(node) for node in parse(source).body]
