@@ -179,7 +179,9 @@ def verify(name: str) -> None:
 
 @main.command()
 @click.option("--profile", default="demo", show_default=True)
-@click.option("--readme", is_flag=True, help="Also write the tables into README.md.")
+@click.option(
+    "--readme", is_flag=True, help="Write the README's tables from the committed results instead."
+)
 def report(profile: str, readme: bool) -> None:
     """Print the scoreboard: every hypothesis and what became of it."""
     from topgap_nb.results.records import load_verdicts
@@ -190,6 +192,7 @@ def report(profile: str, readme: bool) -> None:
         from topgap_nb.workbook.readme import fill_readme
 
         fill_readme(profile)
+        return
     board = load_verdicts(profile)
     width = board.outcome.map(len).max() if len(board) else 0
     for v in board.itertuples():

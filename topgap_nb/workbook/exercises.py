@@ -6,12 +6,15 @@ is what ``strip_solution`` leaves of it.
 """
 
 import ast
+import re
 import types
 from collections.abc import Callable
 
 from topgap_nb.errors import NotYet, UserError
 
 TAGS = ("exercise", "hint", "solution", "check")
+# How the text of an exercise begins: number, title, kind, what it practises.
+HEADING = re.compile(r"### Exercise (\d\d\.\d) · (.+)\n\n\*(.+)\. Practises: (.+)\.\*")
 UNANSWERED = "fill in the cell above, run it, and run this cell again"
 
 

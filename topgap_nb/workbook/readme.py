@@ -12,6 +12,7 @@ import yaml
 from topgap_nb.errors import UserError
 from topgap_nb.store.layout import NOTEBOOKS, PROJECT, results_folder
 from topgap_nb.store.store import write_atomic
+from topgap_nb.workbook.exercises import HEADING
 from topgap_nb.workbook.notebooks import all_notebooks, promised_outputs
 from topgap_nb.workbook.runner import WHOLE, made_by
 
@@ -318,6 +319,5 @@ def exercise_table() -> str:
 
 def _exercises(path: Path) -> list[tuple[str, ...]]:
     """Return (number, title, kind, what it practises) of a notebook's exercises."""
-    pattern = r"### Exercise (\d\d\.\d) · (.+)\n\n\*(.+)\. Practises: (.+)\.\*"
     cells = nbformat.read(path, as_version=4).cells
-    return [found.groups() for cell in cells if (found := re.match(pattern, cell.source))]
+    return [found.groups() for cell in cells if (found := HEADING.match(cell.source))]

@@ -2,7 +2,6 @@
 
 import copy
 import io
-import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import nbformat
 from topgap_nb.errors import UserError
 from topgap_nb.store.layout import PROJECT
 from topgap_nb.store.store import write_atomic
-from topgap_nb.workbook.exercises import TAGS, strip_solution
+from topgap_nb.workbook.exercises import HEADING, TAGS, strip_solution
 from topgap_nb.workbook.notebooks import all_notebooks
 
 STUDENT = PROJECT / "student"
@@ -64,8 +63,8 @@ def grading_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
     stubs, book = student_edition(book), copy.deepcopy(book)
     number = kind = ""
     for cell, stub in zip(book.cells, stubs.cells, strict=True):
-        if found := re.match(r"### Exercise (\d\d\.\d) · .*\n\n\*(\w+)", cell.source):
-            number, kind = found.groups()
+        if found := HEADING.match(cell.source):
+            number, _, kind, _ = found.groups()
         part = exercise_part(cell)
         if part not in ("solution", "check"):
             continue
@@ -77,7 +76,7 @@ def grading_edition(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             "solution": not is_check, "locked": is_check, "schema_version": 3,
         }  # fmt: skip
         if is_check:
-            cell.metadata["nbgrader"]["points"] = 1 if kind == "Predict" else 2
+            cell.metadata["nbgrader"]["points"] = 1 if kind.startswith("Predict") else 2
     return book
 
 
