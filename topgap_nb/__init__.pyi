@@ -104,6 +104,8 @@ from .results.tables import format_interval as format_interval
 from .results.tables import paper_effect as paper_effect
 from .results.tables import paper_table as paper_table
 from .results.tables import readable as readable
+from .training.cost import StepCost as StepCost
+from .training.cost import step_cost as step_cost
 from .training.export import USAGE as USAGE
 from .training.export import SavedModel as SavedModel
 from .training.export import export_onnx as export_onnx

@@ -2,9 +2,8 @@
 
 import pytest
 from helpers import layouts
-from helpers.trainings import TINY as SPEC
 
-from topgap_nb.cluster.cost import Cost, cost_report, images_per_second, predict_cost
+from topgap_nb.cluster.cost import Cost, cost_report, predict_cost
 from topgap_nb.cluster.grid import grid_of, run_grid
 from topgap_nb.method.model import build_model
 from topgap_nb.training.profile import Profile
@@ -103,10 +102,3 @@ def test_the_report_adds_up_and_says_what_is_unknown():
         "10 runs, 1 stored; 1,002.5 hours without coco, one after another on an abacus"
     )
     assert disk == "4.00 GB in the end, and up to 9.00 GB of checkpoints for each run in training"
-
-
-def test_a_throughput_is_measured_once_for_each_kind_of_training(runs):
-    first = images_per_second(SPEC, 32, 4)
-    assert first > 1
-    assert images_per_second(SPEC, 32, 4) == first
-    assert images_per_second(SPEC.replace(head="standard", k=1.0), 32, 4) != first

@@ -1,6 +1,5 @@
 """What a grid will cost, from measured throughput: hours on this machine, and disk."""
 
-import time
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -10,16 +9,9 @@ from topgap_nb.cluster.grid import Run, fault_of, state_of
 from topgap_nb.data.registry import is_absent
 from topgap_nb.errors import UserError
 from topgap_nb.method.model import build_model
-from topgap_nb.metrics.evaluation import device
-from topgap_nb.store.cached import cached
 from topgap_nb.training.checkpoints import MAX_CHECKPOINTS
-from topgap_nb.training.depthwise import speed_up_depthwise
-from topgap_nb.training.loop import cpu_threads, init_model, loss_of, make_optimizer
+from topgap_nb.training.cost import step_cost
 from topgap_nb.training.profile import Profile
-from topgap_nb.training.spec import TrainingSpec
-
-# Few pixels give nearly the throughput of a whole batch on a CPU, in a fraction of the time.
-CPU_PIXELS = 4 * 224**2
 
 
 class Cost(NamedTuple):
@@ -63,9 +55,8 @@ def predict_cost(profile: Profile, runs: list[Run]) -> list[Cost]:
         todo = [run for run, (stored, _) in zip(group, states, strict=True) if not stored]
         note = next((fault for _, fault in states if fault), "")
         spec = group[0].spec
-        speed = images_per_second(
-            spec.replace(seed=0, epochs=1, pretrained=False), group[0].data["image_size"], classes
-        )
+        untrained = spec.replace(seed=0, epochs=1, pretrained=False)
+        speed = 1 / step_cost(untrained, group[0].data["image_size"], classes).step
         seconds = [run.spec.epochs * _epoch_images(run, images) / speed for run in todo if images]
         hours = sum(seconds) / 3600 if images or not todo else None
         with torch.device("meta"):
@@ -99,30 +90,6 @@ def _epoch_images(run: Run, images: int) -> int:
         folds = run.data.get("folds", 5)
         images = images * (folds - 1) // folds
     return min(images, run.data.get("train_images") or images)
-
-
-@cached
-def images_per_second(spec: TrainingSpec, image_size: int, classes: int) -> float:
-    """Return the throughput of a few training steps on random images; measured once a machine."""
-    model = speed_up_depthwise(init_model(spec, classes)).to(device()).train()
-    enough = CPU_PIXELS // image_size**2 if device().type == "cpu" else spec.batch_size
-    count = min(spec.batch_size, max(2, enough))
-    images = torch.rand(count, 3, image_size, image_size).to(device())
-    labels = (torch.arange(count) % classes).to(device())
-    optimizer = make_optimizer(model, spec)
-    seconds = []
-    low_precision = spec.precision == "bfloat16"
-    with cpu_threads(spec.threads):
-        for _ in range(3):
-            start = time.perf_counter()
-            with torch.autocast(device().type, torch.bfloat16, enabled=low_precision):
-                terms, *_ = loss_of(model, images, labels, spec)
-            terms.total.backward()
-            optimizer.step()
-            if device().type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-    return count / min(seconds)
 
 
 def cost_report(rows: list[Cost], machine: str) -> list[str]:
