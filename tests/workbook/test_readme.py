@@ -12,6 +12,7 @@ from topgap_nb.workbook.notebooks import all_notebooks
 from topgap_nb.workbook.readme import (
     TRIAL,
     claims_table,
+    evidence_table,
     exercise_table,
     first_looks,
     notebook_table,
@@ -170,6 +171,20 @@ def test_real_data_sets_stand_side_by_side(results):
     ]
     assert overlap[2:] == ["–", "–"]
     assert real_table(results / "pets") == ""
+
+
+def test_claims_stand_beside_each_other_across_data_sets(tmp_path):
+    places = tmp_path / "evidence" / "cells", tmp_path / "evidence" / "toys"
+    board(places[0], {"hypothesis": "It holds on cells."}, {"claim_of_paper": False})
+    assert evidence_table(tmp_path / "evidence") == ""
+    board(places[1], {"hypothesis": "It holds on toys."}, {"hypothesis": "It holds on rays."})
+    head, _, *rows = cells(evidence_table(tmp_path / "evidence"))
+    assert head[2] == "[cells](figures/evidence/cells/numbers.csv)"
+    found = "**supported** +0.100 [+0.050, +0.200], 64 × 2"
+    assert rows == [
+        ["04", "It holds on the data set.", found, found],
+        ["04", "It holds on rays.", "–", found],
+    ]
 
 
 @pytest.mark.parametrize("address", ["https://github.com/a/b", "https://github.com/a/b.git"])

@@ -59,6 +59,7 @@ def fill_readme(profile: str = "demo") -> None:
             "![The effect behind each claim with its interval, its threshold, and the paper's "
             f"range]({pictures}/scoreboard.png)"
         ),
+        "evidence": evidence_table(results_folder("evidence")),
         "real": real_table(results_folder("real")),
         "notebooks": notebook_table(took, shown),
         "total": f"{took[WHOLE]:.0f}",
@@ -217,6 +218,29 @@ def _we_find(row) -> str:
 
 def _effect(row) -> str:
     return f"{row.effect:+.3f} [{row.effect_low:+.3f}, {row.effect_high:+.3f}]"
+
+
+def evidence_table(folder: Path) -> str:
+    """Return what came of the paper's claims, one row each, with one column per data set.
+
+    Args:
+        folder: of one folder of results per data set, which has the data set's name.
+    """
+    places = sorted(path.parent for path in folder.glob("*/scoreboard.csv"))
+    claims: dict[str, dict[str, str]] = {}
+    for place in places:
+        board = read_board(place)
+        for row in board[board.claim_of_paper].itertuples():
+            claim = re.sub(rf"\b{re.escape(place.name)}\b", "the data set", row.hypothesis)
+            cell = f"**{row.verdict}** {_effect(row)}, {row.n} × {row.n_trainings}"
+            claims.setdefault(f"{row.notebook[:2]} | {claim}", {})[place.name] = cell
+    names = [place.name for place in places]
+    linked = [f"[{name}](figures/{folder.name}/{name}/numbers.csv)" for name in names]
+    rows = [
+        " | ".join([claim, *(claims[claim].get(name, "–") for name in names)])
+        for claim in sorted(claims, key=lambda text: text[:2])
+    ]
+    return _table(" | ".join(["| the paper says", *linked]), rows) if len(places) > 1 else ""
 
 
 def real_table(folder: Path) -> str:
