@@ -23,7 +23,6 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from topgap_nb.errors import UserError
 from topgap_nb.inputs import as_logits, gated
 from topgap_nb.method.model import MapClassifier
 from topgap_nb.method.pooling import TopKPool2d, is_average, pixel_constraint
