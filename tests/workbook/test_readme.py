@@ -180,7 +180,7 @@ def test_claims_stand_beside_each_other_across_data_sets(tmp_path):
     board(places[1], {"hypothesis": "It holds on toys."}, {"hypothesis": "It holds on rays."})
     head, _, *rows = cells(evidence_table(tmp_path / "evidence"))
     assert head[2] == "[cells](figures/evidence/cells/numbers.csv)"
-    found = "**supported** +0.100 [+0.050, +0.200], 64 × 2"
+    found = "**supported** +0.100 [+0.050, +0.200], n = 64 × 2"
     assert rows == [
         ["04", "It holds on the data set.", found, found],
         ["04", "It holds on rays.", "–", found],

@@ -55,8 +55,7 @@ def predict_cost(profile: Profile, runs: list[Run]) -> list[Cost]:
         todo = [run for run, (stored, _) in zip(group, states, strict=True) if not stored]
         note = next((fault for _, fault in states if fault), "")
         spec = group[0].spec
-        untrained = spec.replace(seed=0, epochs=1, pretrained=False)
-        speed = 1 / step_cost(untrained, group[0].data["image_size"], classes).step
+        speed = 1 / step_cost(spec, group[0].data["image_size"], classes).step
         seconds = [run.spec.epochs * _epoch_images(run, images) / speed for run in todo if images]
         hours = sum(seconds) / 3600 if images or not todo else None
         with torch.device("meta"):

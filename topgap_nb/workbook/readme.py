@@ -226,39 +226,45 @@ def evidence_table(folder: Path) -> str:
     Args:
         folder: of one folder of results per data set, which has the data set's name.
     """
-    places = sorted(path.parent for path in folder.glob("*/scoreboard.csv"))
-    claims: dict[str, dict[str, str]] = {}
-    for place in places:
-        board = read_board(place)
-        for row in board[board.claim_of_paper].itertuples():
-            claim = re.sub(rf"\b{re.escape(place.name)}\b", "the data set", row.hypothesis)
-            cell = f"**{row.verdict}** {_effect(row)}, {row.n} × {row.n_trainings}"
-            claims.setdefault(f"{row.notebook[:2]} | {claim}", {})[place.name] = cell
-    names = [place.name for place in places]
-    linked = [f"[{name}](figures/{folder.name}/{name}/numbers.csv)" for name in names]
+    boards = {place: board[board.claim_of_paper] for place, board in _boards(folder).items()}
+    linked = [f"[{p.name}](figures/{folder.name}/{p.name}/numbers.csv)" for p in boards]
     rows = [
-        " | ".join([claim, *(claims[claim].get(name, "–") for name in names)])
-        for claim in sorted(claims, key=lambda text: text[:2])
+        " | ".join([claim, *(cells.get(place, "–") for place in boards)])
+        for claim, cells in _beside(boards, "the data set").items()
     ]
-    return _table(" | ".join(["| the paper says", *linked]), rows) if len(places) > 1 else ""
+    return _table(" | ".join(["| the paper says", *linked]), rows) if len(boards) > 1 else ""
+
+
+def _boards(folder: Path) -> dict[Path, pd.DataFrame]:
+    """Return the scoreboards of the folders of results in a folder."""
+    return {
+        path.parent: read_board(path.parent) for path in sorted(folder.glob("*/scoreboard.csv"))
+    }
+
+
+def _beside(boards: Mapping[Path, pd.DataFrame], word: str) -> dict[str, dict[Path, str]]:
+    """Return {notebook and claim: {folder: verdict}}; ``word`` stands for each data set's name."""
+    claims: dict[str, dict[Path, str]] = {}
+    for place, board in boards.items():
+        for row in board.itertuples():
+            claim = re.sub(rf"\b{re.escape(place.name)}\b", word, row.hypothesis)
+            verdict = f"**{row.verdict}** {_effect(row)}, n = {row.n} × {row.n_trainings}"
+            claims.setdefault(f"{row.notebook[:2]} | {claim}", {})[place] = verdict
+    return {claim: claims[claim] for claim in sorted(claims, key=lambda text: text[:2])}
 
 
 def real_table(folder: Path) -> str:
     """Return the verdicts on real data sets side by side: one column per folder of results."""
-    folders = sorted(path.parent for path in folder.glob("*/scoreboard.csv"))
-    boards = {place: read_board(place) for place in folders}
+    # Some notebooks add the planted worlds, which are no photographs.
+    boards = {
+        place: board[~board.hypothesis.str.contains("planted")]
+        for place, board in _boards(folder).items()
+    }
     if not boards:
         return ""
-    claims: dict[str, dict[Path, str]] = {}
-    for place, board in boards.items():
-        # Some notebooks add the planted worlds, which are no photographs.
-        for row in board[~board.hypothesis.str.contains("planted")].itertuples():
-            claim = f"{row.notebook[:2]} | {row.hypothesis.replace(place.name, 'photographs')}"
-            verdict = f"**{row.verdict}** {_effect(row)}, n = {row.n} × {row.n_trainings}"
-            claims.setdefault(claim, {})[place] = verdict
     rows = {"04 | Clean accuracy, standard and Top-GAP (no verdict)": map(_accuracies, boards)}
-    for claim in sorted(claims, key=lambda text: text[:2]):
-        rows[claim] = [claims[claim].get(place, "–") for place in boards]
+    for claim, cells in _beside(boards, "photographs").items():
+        rows[claim] = [cells.get(place, "–") for place in boards]
     overlap = (
         "06 | IoU of Top-GAP's map, and of a map of nothing but the image's centre (no verdict)"
     )
