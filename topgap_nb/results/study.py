@@ -271,9 +271,14 @@ def _estimate(value: Value, n: int) -> Estimate:
 
 
 def _sentence(entry: Verdict) -> str:
+    word = entry.outcome.capitalize()
+    if entry.outcome == "supported" and entry.claim_of_paper:
+        word += " by itself"
     relevant = f", relevant from {entry.smallest_effect:.3f}" if entry.smallest_effect else ""
+    if entry.outcome == "no effect of relevant size":
+        relevant += ", within which the 90 % interval lies"
     return (
-        f"**{entry.outcome.capitalize()}.** Claim: *{entry.hypothesis}* Effect {entry.effect:+.3f} "
+        f"**{word}.** Claim: *{entry.hypothesis}* Effect {entry.effect:+.3f} "
         f"[{entry.low:+.3f}, {entry.high:+.3f}] against a threshold of {entry.threshold:+.3f}"
         f"{relevant}; n = {entry.n}, trainings = {entry.n_trainings}. {entry.why}"
     ).rstrip()

@@ -170,7 +170,8 @@ def readable_copy(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if "injected-parameters" in tags:
             # Where the results went is a matter of this machine.
             changed = [line for line in _statements(cell.source) if line not in declared]
-            cell.source = "\n".join(li for li in changed if not li.startswith("RESULTS ="))
+            changed = [line for line in changed if not line.startswith("RESULTS =")]
+            cell.source = "\n".join(["# What this run changes:", *changed]) if changed else ""
         if part == "solution":
             cell.metadata["tags"] = [*tags, "hide-cell"]
         elif part == "check" or _only_imports(cell.source) or FOLDED.search(cell.source):

@@ -204,16 +204,24 @@ def _paper_says(row) -> str:
 
 def _we_find(row) -> str:
     """Return the verdict, the effect that it is about, and what it is held against."""
-    verdict = f"**{row.verdict}**"
-    if row.alone and row.alone != row.verdict:
-        verdict += f" (alone: {row.alone})"
     what = f" in {row.unit.replace('_', ' ')}" if row.unit else ""
     against = [f"threshold {row.threshold:+.2f}"] if row.threshold else []
-    against += [f"relevant from {row.smallest_effect:.2f}"] if row.smallest_effect else []
+    if row.verdict == "no effect of relevant size":
+        against.append(f"90 % interval within ±{row.smallest_effect:.2f}")
+    elif row.smallest_effect:
+        against.append(f"relevant from {row.smallest_effect:.2f}")
     # Of networks that have not converged no test is made.
     if pd.notna(row.p_holm) and row.verdict != "not converged":
         against.append("p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}")
-    return f"{verdict} {_effect(row)}{what}" + (f"; {', '.join(against)}" if against else "")
+    return f"{_verdict(row)} {_effect(row)}{what}" + (f"; {', '.join(against)}" if against else "")
+
+
+def _verdict(row) -> str:
+    """Return the verdict, and how it stands to the correction for many claims."""
+    if row.alone and row.alone != row.verdict:
+        return f"**{row.verdict}** (alone: {row.alone})"
+    is_uncorrected = not row.claim_of_paper and row.verdict in ("supported", "not supported")
+    return f"**{row.verdict}**" + (" (uncorrected)" if is_uncorrected else "")
 
 
 def _effect(row) -> str:
@@ -242,19 +250,25 @@ def _boards(folder: Path) -> dict[Path, pd.DataFrame]:
     }
 
 
-def _beside(boards: Mapping[Path, pd.DataFrame], word: str) -> dict[str, dict[Path, str]]:
-    """Return {notebook and claim: {folder: verdict}}; ``word`` stands for each data set's name."""
+def _beside(
+    boards: Mapping[Path, pd.DataFrame], word: str, judged: bool = True
+) -> dict[str, dict[Path, str]]:
+    """Return {notebook and claim: {folder: effect}}; ``word`` stands for each data set's name.
+
+    ``judged``: with the verdict before the effect.
+    """
     claims: dict[str, dict[Path, str]] = {}
     for place, board in boards.items():
         for row in board.itertuples():
             claim = re.sub(rf"\b{re.escape(place.name)}\b", word, row.hypothesis)
-            verdict = f"**{row.verdict}** {_effect(row)}, n = {row.n} × {row.n_trainings}"
-            claims.setdefault(f"{row.notebook[:2]} | {claim}", {})[place] = verdict
+            verdict = f"{_verdict(row)} " if judged else ""
+            found = f"{verdict}{_effect(row)}, n = {row.n} × {row.n_trainings}"
+            claims.setdefault(f"{row.notebook[:2]} | {claim}", {})[place] = found
     return {claim: claims[claim] for claim in sorted(claims, key=lambda text: text[:2])}
 
 
 def real_table(folder: Path) -> str:
-    """Return the verdicts on real data sets side by side: one column per folder of results."""
+    """Return the effects on real data sets side by side: one column per folder of results."""
     # Some notebooks add the planted worlds, which are no photographs.
     boards = {
         place: board[~board.hypothesis.str.contains("planted")]
@@ -263,7 +277,7 @@ def real_table(folder: Path) -> str:
     if not boards:
         return ""
     rows = {"04 | Clean accuracy, standard and Top-GAP (no verdict)": map(_accuracies, boards)}
-    for claim, cells in _beside(boards, "photographs").items():
+    for claim, cells in _beside(boards, "photographs", judged=False).items():
         rows[claim] = [cells.get(place, "–") for place in boards]
     overlap = (
         "06 | IoU of Top-GAP's map, and of a map of nothing but the image's centre (no verdict)"
