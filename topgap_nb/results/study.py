@@ -17,7 +17,7 @@ from topgap_nb.results.figures import save_figure, set_style
 from topgap_nb.results.records import Record, Verdict, save_records
 from topgap_nb.results.statistics import Estimate, mean_interval, paired_difference
 from topgap_nb.results.tables import paper_effect, readable, result_table
-from topgap_nb.store.layout import interactive_folder, own_folder, work_folder
+from topgap_nb.store.layout import own_folder, runs_root
 from topgap_nb.store.machine import hardware, versions
 from topgap_nb.store.store import write_atomic
 from topgap_nb.training.gauge import gauge
@@ -40,9 +40,11 @@ class Study:
 
     def __init__(self, notebook: str, profile: str, results: str = "", data_folder: str = ""):
         self.notebook, self.profile = notebook, load_profile(profile)
-        self.folder = Path(results).expanduser() if results else interactive_folder(profile)
+        runs = runs_root() / profile
+        # What a person runs writes apart from the results of the runner.
+        self.folder = Path(results).expanduser() if results else runs / "interactive"
         # For what is made and neither shown nor committed, such as networks.
-        self.work = work_folder(profile, notebook)
+        self.work = runs / "work" / notebook
         if data_folder:
             self.work = own_folder(data_folder)
             self.folder = self.folder if results else self.work
@@ -273,7 +275,7 @@ def _estimate(value: Value, n: int) -> Estimate:
 def _sentence(entry: Verdict) -> str:
     word = entry.outcome.capitalize()
     if entry.outcome == "supported" and entry.claim_of_paper:
-        word += " by itself"
+        word += ", before the correction for many claims"
     relevant = f", relevant from {entry.smallest_effect:.3f}" if entry.smallest_effect else ""
     if entry.outcome == "no effect of relevant size":
         relevant += ", within which the 90 % interval lies"

@@ -35,8 +35,12 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 def fingerprint(value) -> str:
     """Return 16 hexadecimal digits that tell a value from every other; see ``content``."""
-    text = json.dumps(content(value), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest(content(value))
+
+
+def digest(told) -> str:
+    """Return the ``fingerprint`` of a value whose ``content`` is known."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def content(value):
@@ -185,7 +189,8 @@ def modules_behind(modules: Iterable[str]) -> set[str]:
     return found
 
 
-def imported_modules(source: str) -> list[str]:
+@cache
+def imported_modules(source: str) -> tuple[str, ...]:
     """Return the package modules that a source imports, also inside functions.
 
     ``from topgap_nb import attack`` counts as the module that ``attack`` is defined in.
@@ -200,7 +205,7 @@ def imported_modules(source: str) -> list[str]:
                 continue
             found.append(node.module)
             found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return [name for name in found if _file(name)]
+    return tuple(name for name in found if _file(name))
 
 
 @cache

@@ -110,16 +110,6 @@ def own_folder(data_folder: str) -> Path:
     return runs_root() / "own" / f"{path.name}-{sha256(str(path).encode()).hexdigest()[:6]}"
 
 
-def interactive_folder(profile: str) -> Path:
-    """Return where a notebook that a person runs writes: apart from the results of the runner."""
-    return runs_root() / profile / "interactive"
-
-
-def work_folder(profile: str, notebook: str) -> Path:
-    """Return where a notebook puts what it neither shows nor commits."""
-    return runs_root() / profile / "work" / notebook
-
-
 def records_folder(profile: str) -> Path:
     """Return where the records of a profile's last run stand, one file per notebook."""
     return runs_root() / profile / "records"

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from topgap_nb.store.fingerprint import content, fingerprint
+from topgap_nb.store.fingerprint import content, digest
 from topgap_nb.store.layout import runs_root
 
 ABOUT = "entry.json"
@@ -56,19 +56,24 @@ def get_or_make(kind: Kind, name: str, key: Mapping, make: Callable[[Path], Any]
     Raises:
         NoFingerprint: a part of the key cannot be hashed.
     """
-    entry = entry_of(kind, name, key)
+    told = content(key)
+    entry = _entry(kind, name, told)
     if (value := look_up(kind, entry)) is not MISSING:
         return value
     with locked(entry):
         if (value := look_up(kind, entry)) is not MISSING:
             return value
         value = make(partial_of(entry))
-        return keep(kind, entry, key, value)
+        return _keep(kind, entry, told, value)
 
 
 def entry_of(kind: Kind, name: str, key: Mapping) -> Path:
     """Return the folder of an entry, whether it is there or not."""
-    return runs_root() / kind.folder / f"{name}-{fingerprint(key)}"
+    return _entry(kind, name, content(key))
+
+
+def _entry(kind: Kind, name: str, told) -> Path:
+    return runs_root() / kind.folder / f"{name}-{digest(told)}"
 
 
 def partial_of(entry: Path) -> Path:
@@ -83,8 +88,12 @@ def look_up(kind: Kind, entry: Path):
 
 def keep(kind: Kind, entry: Path, key: Mapping, value):
     """Store a value; return it as it will be read. A full disk costs time later, and no more."""
+    return _keep(kind, entry, content(key), value)
+
+
+def _keep(kind: Kind, entry: Path, told, value):
     try:
-        write_folder(entry, lambda folder: kind.write(value, folder), {"key": content(key)})
+        write_folder(entry, lambda folder: kind.write(value, folder), {"key": told})
     except (OSError, SafetensorError) as error:
         warnings.warn(f"{entry} cannot be kept ({error}): it will be made again", stacklevel=3)
         return value
@@ -124,7 +133,10 @@ def write_folder(folder: Path, write: Callable[[Path], None], about: Mapping) ->
     try:
         write(draft)
         files = {path.relative_to(draft).as_posix(): _sha256(path) for path in _files(draft)}
-        write_atomic(draft / ABOUT, json.dumps({**about, "files": files}, indent=1))
+        # A line for each part: with an indent, json encodes the key of a large network in Python.
+        parts = (f" {json.dumps(name)}: {json.dumps(part)}" for name, part in about.items())
+        text = ",\n".join([*parts, f' "files": {json.dumps(files, indent=2)}'])
+        write_atomic(draft / ABOUT, f"{{\n{text}\n}}\n")
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)

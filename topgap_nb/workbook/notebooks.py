@@ -1,11 +1,11 @@
 """What a notebook's source says: the parameters that it declares, the outputs that it promises."""
 
 import ast
+import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-
-import nbformat
 
 from topgap_nb.errors import UserError
 from topgap_nb.store.fingerprint import parse
@@ -43,19 +43,19 @@ def chosen_notebooks(only: tuple[str, ...]) -> list[Path]:
     return [p for p in paths if not only or any(p.stem.startswith(w) for w in only)]
 
 
-def declared_parameters(book: nbformat.NotebookNode) -> dict:
+def declared_parameters(book: Mapping) -> dict:
     """Return the names and default values of the cell tagged ``parameters``.
 
     Raises:
         UserError: there is no such cell, or it holds anything but literals.
     """
-    for cell in book.cells:
-        if "parameters" in cell.metadata.get("tags", []):
+    for cell in book["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
             break
     else:
         raise UserError("the notebook has no cell tagged `parameters`")
     found = {}
-    for node in parse(cell.source).body:
+    for node in parse(cell["source"]).body:
         try:
             (target,) = node.targets
             found[target.id] = ast.literal_eval(node.value)
@@ -66,7 +66,7 @@ def declared_parameters(book: nbformat.NotebookNode) -> dict:
     return found
 
 
-def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> dict:
+def check_parameters(book: Mapping, given: dict, where: str) -> dict:
     """Return parameters in the types of their defaults: for a share, 1 is 1.0.
 
     Args:
@@ -82,9 +82,9 @@ def check_parameters(book: nbformat.NotebookNode, given: dict, where: str) -> di
         declared = declared_parameters(book)
         read = {
             node.id
-            for cell in book.cells
-            if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])
-            for node in ast.walk(parse(cell.source))
+            for cell in book["cells"]
+            if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", [])
+            for node in ast.walk(parse(cell["source"]))
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
         }
     except (UserError, SyntaxError) as error:
@@ -124,18 +124,21 @@ def check_given(notebook: str, names: dict) -> None:
         >>> check_given("90_scoreboard", names)
     """
     (path,) = chosen_notebooks((notebook,))
-    book = nbformat.read(path, as_version=4)
+    # In a kernel that waits for its first cell: nbformat takes longer to import than all of this.
+    book = json.loads(path.read_text(encoding="utf-8"))
+    for cell in book["cells"]:
+        cell["source"] = "".join(cell["source"])
     given = {name: names[name] for name in declared_parameters(book) if name in names}
     names.update(check_parameters(book, given, path.name))
 
 
-def declared_ranges(book: nbformat.NotebookNode) -> dict[str, tuple[float, float]]:
+def declared_ranges(book: Mapping) -> dict[str, tuple[float, float]]:
     """Return {parameter: (lowest, highest)}, from the units in the table of parameters."""
     found = {}
-    for cell in book.cells:
-        if cell.cell_type != "markdown" or "| Parameter |" not in cell.source:
+    for cell in book["cells"]:
+        if cell["cell_type"] != "markdown" or "| Parameter |" not in cell["source"]:
             continue
-        for row in re.findall(r"^\| `.*\|$", cell.source, re.MULTILINE):
+        for row in re.findall(r"^\| `.*\|$", cell["source"], re.MULTILINE):
             names, _, unit, *_ = (part.strip() for part in row.strip("|").split("|"))
             if unit in RANGES:
                 low, high = RANGES[unit]
@@ -171,16 +174,16 @@ def _same_type(value, default) -> bool:
     return True
 
 
-def promised_outputs(book: nbformat.NotebookNode, always: bool = False) -> list[str]:
+def promised_outputs(book: Mapping, always: bool = False) -> list[str]:
     """Return the file names in the ``Outputs`` row of the at-a-glance table.
 
     Args:
         book: the notebook.
         always: leave out those after the words "with masks", which some data sets do not have.
     """
-    for cell in book.cells:
-        row = re.search(r"^\|\s*Outputs\s*\|(.*)\|\s*$", cell.source, re.MULTILINE)
-        if cell.cell_type == "markdown" and row:
+    for cell in book["cells"]:
+        row = re.search(r"^\|\s*Outputs\s*\|(.*)\|\s*$", cell["source"], re.MULTILINE)
+        if cell["cell_type"] == "markdown" and row:
             names = row[1].partition("with masks")[0] if always else row[1]
             return re.findall(r"`([\w.]+\.(?:csv|png|html))`", names)
     return []

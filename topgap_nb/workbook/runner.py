@@ -302,7 +302,7 @@ def _key(path: Path, book: nbformat.NotebookNode, profile: Profile) -> dict:
     words = {**declared_parameters(book), **parameters}.values()
     named = {*profile.recipes, *(word for word in words if isinstance(word, str))} - {DEFAULT}
     code = "\n".join(cell.source for cell in book.cells if cell.cell_type == "code")
-    modules, inputs = imported_modules(code), {}
+    modules, inputs = [*imported_modules(code)], {}
     for name, data_set in data_sets().items():
         if name in named:
             # Data sets are found by name, so that no import leads to them.
