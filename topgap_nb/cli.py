@@ -109,7 +109,7 @@ def _train_grid(profile: str, dataset: str | None, engine: str, cores: int | Non
     runs = grid_of(loaded, dataset)
     if dry:
         click.echo("\n".join(cost_report(predict_cost(loaded, runs), hardware())))
-    elif run_grid(runs, engine, echo=click.echo, **({"cores": cores} if cores else {})):
+    elif run_grid(runs, engine, click.echo, cores):
         sys.exit(1)
 
 

@@ -169,6 +169,8 @@ def test_a_damaged_list_fails_alone_too(root):
 def test_an_engine_that_does_not_exist_is_refused():
     with pytest.raises(UserError, match="use local or ray"):
         run_grid(runs_of(EIGHT), engine="slurm")
+    with pytest.raises(UserError, match="`cores` is for the engine ray"):
+        run_grid(runs_of(EIGHT), cores=2)
 
 
 @pytest.fixture

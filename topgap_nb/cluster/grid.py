@@ -1,4 +1,4 @@
-"""Grids of runs: what a profile's ``grid:`` section asks for, trained by one of two engines.
+"""Grids of runs: what a profile's ``grid:`` section asks for, trained here or on Ray.
 
 A grid is a list of blocks, and a block is a product of fields of a recipe:
 
@@ -14,9 +14,6 @@ A value that is a list is gone through; the others are the recipe's (``training.
 a notebook that asks for the same run finds it trained. Each of ``methods`` is a product of its own:
 what belongs to one method only, such as k, is written there. ``{head: standard}`` is the recipe's
 standard network.
-
-An engine takes runs and yields them as they end, each with its fault in one line, or with "".
-Stored runs are never handed to it.
 """
 
 import itertools
@@ -37,6 +34,7 @@ from topgap_nb.training.spec import TrainingSpec
 
 # How often Ray starts a run again whose worker died; it resumes from its last checkpoint.
 RETRIES = 3
+ENGINES = ("local", "ray")
 METHOD_FIELDS = {"k", "sparsity_weight", "sparsity_on", "sparsity_reduction", "sparsity_ramp"}
 
 
@@ -136,7 +134,10 @@ def fault_of(error: Exception) -> str:
 
 
 def run_grid(
-    runs: list[Run], engine: str = "local", echo: Callable[[str], None] = print, **options
+    runs: list[Run],
+    engine: str = "local",
+    echo: Callable[[str], None] = print,
+    cores: int | None = None,
 ) -> list[tuple[Run, str]]:
     """Train the runs that are not stored; return those that failed, each with its fault.
 
@@ -146,13 +147,15 @@ def run_grid(
         runs: see ``grid_of``.
         engine: ``local``, one after another in this process, or ``ray`` (see ``on_ray``).
         echo: where the progress lines go.
-        options: the engine's own.
+        cores: CPU cores that Ray sets aside for each run; 1 when None.
 
     Raises:
-        UserError: unknown engine.
+        UserError: unknown engine, or ``cores`` for another one than Ray.
     """
     if engine not in ENGINES:
         raise UserError(f"engine {engine!r} is unknown: use {' or '.join(ENGINES)}")
+    if cores and engine != "ray":
+        raise UserError("`cores` is for the engine ray: how many it sets aside for each run")
     absent = {name for name in {run.dataset for run in runs} if is_absent(name)}
     failed, todo, stored = [], [], 0
     for run in runs:
@@ -170,17 +173,12 @@ def run_grid(
         echo(f"{name}: data absent, its runs are left out")
     for run, fault in failed:
         echo(f"{run.title}: {fault}")
-    for number, (run, fault) in enumerate(ENGINES[engine](todo, **options), start=1):
+    done = on_ray(todo, cores or 1) if engine == "ray" else ((run, _attempt(run)) for run in todo)
+    for number, (run, fault) in enumerate(done, start=1):
         if fault:
             failed.append((run, fault))
         echo(f"[{number}/{len(todo)}] {run.title}: {fault or 'done'}")
     return failed
-
-
-def locally(runs: list[Run]) -> Iterator[tuple[Run, str]]:
-    """Train one run after another in this process."""
-    for run in runs:
-        yield run, _attempt(run)
 
 
 def _attempt(run: Run) -> str:
@@ -193,23 +191,21 @@ def _attempt(run: Run) -> str:
     return ""
 
 
-def on_ray(
-    runs: list[Run], address: str | None = None, cores: int = 1
-) -> Iterator[tuple[Run, str]]:
+def on_ray(runs: list[Run], cores: int) -> Iterator[tuple[Run, str]]:
     """Train runs as Ray tasks: one GPU each where there are some, else a share of the cores.
 
-    A run whose worker dies is started again on another and resumes from its last checkpoint.
+    They run on the cluster of $RAY_ADDRESS or the one on this machine, which is started where there
+    is none. A run whose worker dies is started again on another and resumes from its last
+    checkpoint.
 
     Args:
         runs: the runs; $TOPGAP_RUNS must be the same folder on every node.
-        address: of a running cluster; None takes $RAY_ADDRESS or the one on this machine, and
-            starts one on this machine where there is none.
         cores: CPU cores to set aside for each run.
     """
     import ray
 
     if not ray.is_initialized():
-        ray.init(address=address, include_dashboard=False, logging_level="ERROR")
+        ray.init(include_dashboard=False, logging_level="ERROR")
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
     task = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=RETRIES)(_task)
     # Of what is set here: the folders of another node are its own where nothing names them.
@@ -234,6 +230,3 @@ def _task(run: Run, key: str, environment: dict) -> str:
     if _key(run) != key:
         return "this node has another version of topgap_nb or of the data: install the same"
     return _attempt(run)
-
-
-ENGINES = {"local": locally, "ray": on_ray}
