@@ -233,15 +233,18 @@ def test_what_was_stated_before_the_data_stands_in_the_verdict(study):
         study.compare("It is larger.", values, 0 * values, smallest_effect=-0.1)
 
 
+BEFORE = ", before the correction for many claims"
+
+
 def test_a_verdict_takes_three_trainings_or_none(study):
     clear = np.random.default_rng(0).normal(1, 0.01, (3, 40))
     for values, word in ((clear[:1], "Inconclusive"), (clear[:2], "Inconclusive"),
-                         (clear, "Supported by itself"), (clear[0], "Inconclusive")):  # fmt: skip
+                         (clear, f"Supported{BEFORE}"), (clear[0], "Inconclusive")):  # fmt: skip
         assert study.compare("It is.", values, 0 * values).data.startswith(f"**{word}.**")
     effect = mean_interval(clear[0])
     given = {"effect": effect, "n_trainings": 0}
     found = study.verdict("It is.", "rule", **given).data
-    assert found.startswith("**Supported by itself.**")
+    assert found.startswith(f"**Supported{BEFORE}.**")
     assert last(study)["n_trainings"] == 0
     # What is no claim of the paper is not corrected for the number of its claims.
     found = study.verdict("It is.", "rule", **given, claim_of_paper=False).data
@@ -253,7 +256,7 @@ def test_all_verdicts_are_shown_in_order(study):
     study.verdict("It is sparse.", "rule", Estimate(0.0, -0.1, 0.1, 9), 0.2, n_trainings=3)
     first, second = study.verdicts().data.split("\n\n")
     assert first.startswith(
-        "**Supported by itself.** Claim: *It is accurate.* Effect +0.100 [+0.050, +0.200]"
+        f"**Supported{BEFORE}.** Claim: *It is accurate.* Effect +0.100 [+0.050, +0.200]"
     )
     assert second.startswith("**Not supported.** Claim: *It is sparse.*")
     assert second.endswith("threshold of +0.200; n = 9, trainings = 3.")

@@ -111,10 +111,13 @@ def test_readings_stand_below_the_claims_of_the_paper(tmp_path):
 def test_readings_can_be_folded_away(tmp_path):
     folder = board(tmp_path, {}, {"claim_of_paper": False, "hypothesis": "Another reading."})
     open_table = verdict_table(folder)
-    shown, folded = verdict_table(folder, folded=True).split("<details>")
+    shown, folded = verdict_table(folder, brief=True).split("<details>")
     assert "Another reading." not in shown
     assert folded.endswith("</details>")
-    assert folded.split("\n\n")[1] == open_table.split("\n\n")[-1]
+    for brief, whole in ((shown, open_table.split("\n\n")[0]), (folded, open_table)):
+        *_, told = [row for row in cells(brief) if len(row) == 4]
+        *_, full = [row for row in cells(whole) if len(row) == 5]
+        assert told == [*full[:3], full[4]]
 
 
 def test_minutes_stand_beside_the_verdicts_of_a_notebook(tmp_path):
@@ -148,7 +151,7 @@ def test_the_page_shows_the_trial_once_it_has_been_run(tmp_path, monkeypatch):
     assert shown_profile("demo") == TRIAL
     assert shown_words(TRIAL) == (
         f"**The trial** (profile `{TRIAL}`, a CPU): of 1 claims of the paper 1 *inconclusive*. "
-        "1 of these would be *supported* alone, without the correction for many."
+        "By itself, without the correction for many, 1 more would be *supported*."
     )
 
 
@@ -227,11 +230,8 @@ def test_what_is_not_on_trial_is_shown_as_a_first_look(tmp_path, monkeypatch):
     field = {"notebook": "03_field", "hypothesis": "Wide.", "verdict": "not converged"}
     board(tmp_path / "demo", {}, field)
     board(tmp_path / "trial", {})
-    words, _, table = first_looks("demo", "trial").strip().partition("\n\n")
-    assert words.startswith("<details><summary>Notebooks 03 are not on trial yet")
-    (row,) = cells(table.removesuffix("\n\n</details>"))[2:]
-    assert row[0] == "[03](notebooks/03_field.ipynb)"
-    assert row[2].startswith("**not converged** (alone: supported)")
+    words = first_looks("demo", "trial").strip()
+    assert words.startswith("Not on trial yet: notebooks 03. [A first look at them](figures/demo/")
     assert first_looks("demo", "demo") == ""
 
 

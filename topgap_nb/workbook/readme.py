@@ -13,7 +13,8 @@ from topgap_nb.errors import UserError
 from topgap_nb.store.layout import NOTEBOOKS, PROJECT, results_folder
 from topgap_nb.store.store import write_atomic
 from topgap_nb.workbook.exercises import HEADING
-from topgap_nb.workbook.notebooks import all_notebooks, promised_outputs
+from topgap_nb.workbook.notebooks import all_notebooks
+from topgap_nb.workbook.quotations import effect_words, quotations
 from topgap_nb.workbook.runner import WHOLE, made_by
 
 # The trial of the paper's claims; the demo is a first look at them.
@@ -54,7 +55,8 @@ def fill_readme(profile: str = "demo") -> None:
             f"own map]({pictures}/tour.png)"
         ),
         "shown": shown_words(shown),
-        "verdicts": verdict_table(results_folder(shown), folded=True) + first_looks(profile, shown),
+        "quotations": quotation_list(shown),
+        "verdicts": verdict_table(results_folder(shown), brief=True) + first_looks(profile, shown),
         "board": (
             "![The effect behind each claim with its interval, its threshold, and the paper's "
             f"range]({pictures}/scoreboard.png)"
@@ -73,7 +75,7 @@ def fill_readme(profile: str = "demo") -> None:
 def _fill(path: Path, blocks: dict[str, str]) -> None:
     text = path.read_text()
     for name, content in blocks.items():
-        gap = "\n" if "|" in content else ""
+        gap = "\n" if "\n" in content else ""
         text = re.sub(
             f"(<!-- {name} -->).*?(<!-- end {name} -->)",
             lambda found, body=f"{gap}{content}{gap}": found[1] + body + found[2],
@@ -120,25 +122,36 @@ def shown_words(profile: str) -> str:
     alone = int((claims.alone.eq("supported") & claims.verdict.ne("supported")).sum())
     words = f"**{kind}** ({made}): of {len(claims)} claims of the paper {counts}."
     if alone:
-        words += f" {alone} of these would be *supported* alone, without the correction for many."
+        words += f" By itself, without the correction for many, {alone} more would be *supported*."
     return words
 
 
-def verdict_table(folder: Path, notebooks: str = "notebooks/", folded: bool = False) -> str:
+def quotation_list(profile: str) -> str:
+    """Return the sentences to quote of the trial as a list; nothing of any other profile."""
+    folder = results_folder(profile)
+    found = quotations(folder, read_board(folder)) if profile == TRIAL else []
+    lead = (
+        "To quote, about networks fine-tuned on made-up objects whose backgrounds tell nothing of "
+        "the class:\n\n"
+    )
+    return lead + "\n".join(f"- {sentence}" for sentence in found) if found else ""
+
+
+def verdict_table(folder: Path, notebooks: str = "notebooks/", brief: bool = False) -> str:
     """Return the scoreboard of a folder of results: the paper's claims, then everything else.
 
     Args:
         folder: with ``scoreboard.csv``.
         notebooks: where a page finds the notebooks that it links to.
-        folded: show everything else on a click.
+        brief: for a first page: without the reasons, and everything else on a click.
     """
     board = read_board(folder)
     claims, others = board[board.claim_of_paper], board[~board.claim_of_paper]
-    text = claims_table(claims, notebooks)
+    text = claims_table(claims, notebooks, reasons=not brief)
     if len(others):
         intro = "Other readings of these claims, ablations, and questions of our own"
-        table = claims_table(others, notebooks)
-        text += _fold(intro, table) if folded else f"\n\n{intro}:\n\n{table}"
+        table = claims_table(others, notebooks, reasons=not brief)
+        text += f"\n\n{intro}:\n\n{table}" if not brief else _fold(intro, table)
     return text
 
 
@@ -147,17 +160,16 @@ def _fold(summary: str, content: str) -> str:
 
 
 def first_looks(profile: str, shown: str) -> str:
-    """Return a profile's verdicts on the notebooks that the shown one leaves out; often none."""
+    """Return where a profile has verdicts on notebooks that the shown one leaves out, in words."""
     boards = [read_board(results_folder(name)) for name in (profile, shown)]
     left = boards[0][~boards[0].notebook.isin(boards[1].notebook)]
     if not len(left):
         return ""
     numbers = ", ".join(sorted({name[:2] for name in left.notebook}))
-    intro = (
-        f"Notebooks {numbers} are not on trial yet: a first look at them, profile {profile}, whose "
-        "trainings are short"
+    return (
+        f"\n\nNot on trial yet: notebooks {numbers}. [A first look at "
+        f"them](figures/{profile}/90_scoreboard.md), after short trainings, says little."
     )
-    return _fold(intro, claims_table(left.assign(claim_of_paper=False), "notebooks/"))
 
 
 def read_board(folder: Path) -> pd.DataFrame:
@@ -171,7 +183,10 @@ def read_board(folder: Path) -> pd.DataFrame:
 
 
 def claims_table(
-    board: pd.DataFrame, notebooks: str = "", took: Mapping[str, float] | None = None
+    board: pd.DataFrame,
+    notebooks: str = "",
+    took: Mapping[str, float] | None = None,
+    reasons: bool = True,
 ) -> str:
     """Return verdicts as a Markdown table: the paper says, we find, why.
 
@@ -179,18 +194,21 @@ def claims_table(
         board: rows of a scoreboard, see ``read_board``.
         notebooks: where a page finds the notebooks.
         took: {notebook: minutes}, for a column of them.
+        reasons: with the column "why".
     """
     said = "the paper says" if board.claim_of_paper.all() else "claim"
-    head = f"| {said} | we find | why | images × trainings"
+    columns = ["", said, "we find", *(["why"] if reasons else []), "images × trainings"]
     rows = []
     for row in board.itertuples():
         number = f"[{row.notebook[:2]}]({notebooks}{row.notebook}.ipynb)"
-        cells = [number, f"{row.hypothesis}{_paper_says(row)}", _we_find(row), row.why or "–"]
+        cells = [number, f"{row.hypothesis}{_paper_says(row)}", _we_find(row)]
+        cells += [row.why or "–"] if reasons else []
         cells.append(f"{row.n} × {row.n_trainings}")
         if took is not None:
             cells.append(f"{took[row.notebook]:.1f}" if row.notebook in took else "–")
         rows.append(" | ".join(cell.replace("|", "\\|") for cell in cells))
-    return _table(head if took is None else f"{head} | minutes", rows)
+    columns += [] if took is None else ["minutes"]
+    return _table(" | ".join(columns).lstrip(), rows)
 
 
 def _paper_says(row) -> str:
@@ -213,7 +231,9 @@ def _we_find(row) -> str:
     # Of networks that have not converged no test is made.
     if pd.notna(row.p_holm) and row.verdict != "not converged":
         against.append("p < 0.001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}")
-    return f"{_verdict(row)} {_effect(row)}{what}" + (f"; {', '.join(against)}" if against else "")
+    return f"{_verdict(row)} {effect_words(row)}{what}" + (
+        f"; {', '.join(against)}" if against else ""
+    )
 
 
 def _verdict(row) -> str:
@@ -222,10 +242,6 @@ def _verdict(row) -> str:
         return f"**{row.verdict}** (alone: {row.alone})"
     is_uncorrected = not row.claim_of_paper and row.verdict in ("supported", "not supported")
     return f"**{row.verdict}**" + (" (uncorrected)" if is_uncorrected else "")
-
-
-def _effect(row) -> str:
-    return f"{row.effect:+.3f} [{row.effect_low:+.3f}, {row.effect_high:+.3f}]"
 
 
 def evidence_table(folder: Path) -> str:
@@ -262,7 +278,7 @@ def _beside(
         for row in board.itertuples():
             claim = re.sub(rf"\b{re.escape(place.name)}\b", word, row.hypothesis)
             verdict = f"{_verdict(row)} " if judged else ""
-            found = f"{verdict}{_effect(row)}, n = {row.n} × {row.n_trainings}"
+            found = f"{verdict}{effect_words(row)}, n = {row.n} × {row.n_trainings}"
             claims.setdefault(f"{row.notebook[:2]} | {claim}", {})[place] = found
     return {claim: claims[claim] for claim in sorted(claims, key=lambda text: text[:2])}
 
@@ -318,7 +334,7 @@ def _size(row: pd.Series, column: str, trainings: bool = True) -> str:
 
 
 def notebook_table(took: dict[str, float], profile: str = "demo") -> str:
-    """Return the table of notebooks: title, tables and figures, minutes.
+    """Return the table of notebooks: title and minutes.
 
     Args:
         took: {notebook: minutes}.
@@ -328,12 +344,11 @@ def notebook_table(took: dict[str, float], profile: str = "demo") -> str:
     for path in all_notebooks():
         book = nbformat.read(path, as_version=4)
         title = book.cells[0].source.splitlines()[0].lstrip("# ")
-        outputs = ", ".join(name.split(".")[0] for name in promised_outputs(book))
         link = f"[{path.stem}](notebooks/{path.name})"
         if (results_folder(profile) / f"{path.stem}.md").exists():
             title = f"[{title}](figures/{profile}/{path.stem}.md)"
-        rows.append(f"{link} | {title} | {outputs} | {took[path.stem]:.1f}")
-    return _table("notebook | question | writes | minutes", rows)
+        rows.append(f"{link} | {title} | {took[path.stem]:.1f}")
+    return _table("notebook | question | minutes", rows)
 
 
 def ways_table(took: dict[str, float]) -> str:
