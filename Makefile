@@ -45,7 +45,7 @@ readme: reproduce  ## write the README's tables from the records of the last run
 test: setup  ## run every test, and every notebook once in the smoke profile
 	@test -d tests || { echo "this copy has no tests: they hold answers to the exercises"; exit 1; }
 	@$(MAKE) --no-print-directory lint
-	python -m pytest -q -n auto -m "not browser"
+	python -m pytest -q -n auto --dist worksteal -m "not browser"
 	python -m pytest -q -m browser
 
 quick: setup  ## lint and the fast tests, while you work

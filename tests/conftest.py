@@ -35,8 +35,10 @@ def root(tmp_path, monkeypatch, runs):
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what this machine cannot run."""
+    """Begin with the slow tests, so that no core ends alone; skip what this machine cannot run."""
     import torch
+
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
     if not torch.cuda.is_available():
         for item in items:
