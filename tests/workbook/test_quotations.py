@@ -61,7 +61,7 @@ def test_another_verdict_takes_its_sentence_away_and_no_other(trial, claim):
     board.loc[board.hypothesis == claim, "verdict"] = "inconclusive"
     left = quotations(folder, board)
     assert len(left) == 2
-    assert left[0].startswith("Its maps" if "maps" not in claim else "Top-GAP keeps")
+    assert left[0].startswith("Top-GAP's maps" if "maps" not in claim else "Top-GAP keeps")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ ROBUSTNESS = (
     "breaks every image of both."
 )
 MAPS = (
-    "Its maps are sparser than Grad-CAM at the last layer (l1 {own:.2f} against {last:.2f}) but "
-    "not sparser than LayerCAM at a layer of their own size ({fine:.2f}), and they overlap the "
+    "Top-GAP's maps are sparser than Grad-CAM at the last layer (l1 {own:.2f} against {last:.2f}) "
+    "but not sparser than LayerCAM at a layer of their own size ({fine:.2f}), and they overlap the "
     "object less than the standard network's best map does (IoU {overlap})."
 )
 MASKING = (

@@ -151,7 +151,7 @@ def verdict_table(folder: Path, notebooks: str = "notebooks/", brief: bool = Fal
     if len(others):
         intro = "Other readings of these claims, ablations, and questions of our own"
         table = claims_table(others, notebooks, reasons=not brief)
-        text += f"\n\n{intro}:\n\n{table}" if not brief else _fold(intro, table)
+        text += _fold(intro, table) if brief else f"\n\n{intro}:\n\n{table}"
     return text
 
 
